@@ -1,0 +1,329 @@
+"""Strict YAML -> frozen specs: every mistake at once, each with file:line, dotted path and remedy.
+
+Three steps, each a function: ``read`` a file into plain data that remembers its lines, ``graft`` the
+files it names (``model: mixtral-8x7b``) and apply overrides, ``validate`` against a frozen pydantic
+class. Wrong input raises ``ConfigError``, which holds all problems and prints one line for each.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from moesim.registry import suggest
+
+Place = tuple[str, int]
+Path_ = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: where it is (file, line, dotted path) and the fact with its remedy."""
+
+    place: Place | None
+    path: str
+    fact: str
+
+    def __str__(self) -> str:
+        where = f"{self.place[0]}:{self.place[1]}: " if self.place else ""
+        return f"{where}{self.path}: {self.fact}" if self.path else f"{where}{self.fact}"
+
+
+class ConfigError(ValueError):
+    """Wrong input: all ``problems`` found, one per line when printed."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+@dataclass
+class Document:
+    """Plain data, the place of every path in it, and the problems found while reading."""
+
+    data: Any
+    marks: dict[Path_, Place] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    folder: Path = field(default_factory=Path.cwd)
+
+    def place(self, path: Path_) -> Place | None:
+        """Return the place of *path*, or of its nearest ancestor that is in the text."""
+        while path and path not in self.marks:
+            path = path[:-1]
+        return self.marks.get(path)
+
+    def problem(self, path: str, fact: str) -> Problem:
+        """Return a problem at the dotted *path*."""
+        return Problem(self.place(tuple(path.split("."))), path, fact)
+
+
+class Spec(BaseModel):
+    """A frozen description read from YAML: unknown keys are errors, defaults are part of the class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, ser_json_inf_nan="strings")
+    _document: Document | None = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _suggest_known_keys(cls, data: Any, handler: Any) -> Any:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            known = list(cls.model_fields)
+            raise ValidationError.from_exception_data(
+                cls.__name__, [_explain(dict(e), known) for e in error.errors(include_url=False)]) from None
+
+    def error(self, path: str, fact: str) -> ConfigError:
+        """Return the error *fact* about the field at the dotted *path*, with file:line if known."""
+        return ConfigError([(self._document or Document(None)).problem(path, fact)])
+
+    def dump(self) -> dict[str, Any]:
+        """Return plain data that loads back to an equal spec (quantities as text with units)."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def _explain(error: dict[str, Any], known: list[str]) -> InitErrorDetails:
+    kind, message, loc = error["type"], error["msg"].removeprefix("Value error, "), error["loc"]
+    if kind == "extra_forbidden" and len(loc) == 1:
+        kind, message = "unknown_key", f"unknown key{suggest(loc[0], known)}"
+    elif kind == "missing" and len(loc) == 1:
+        message = "missing; add it"
+    elif kind.endswith("_type") or kind.endswith("_parsing"):
+        message = f"{message}, got {error['input']!r}"
+    return InitErrorDetails(type=PydanticCustomError(kind, _literal(message)), loc=loc, input=error["input"])
+
+
+def facts_error(title: str, facts: Iterable[tuple[str, str]]) -> ValidationError:
+    """Return the error a validator raises for several *facts*, each with the dotted path of its field."""
+    return ValidationError.from_exception_data(title, [
+        InitErrorDetails(type=PydanticCustomError("fact", _literal(fact)), loc=tuple(path.split(".")), input=None)
+        for path, fact in facts])
+
+
+def _literal(message: str) -> typing.LiteralString:
+    return typing.cast(typing.LiteralString, message)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Annotate a spec field that a file may give by name: a YAML file in *folder* of the library, or a path."""
+
+    folder: str
+
+
+T = TypeVar("T", bound=Spec)
+
+
+def library_roots() -> list[Path]:
+    """Return the folders that hold ``workloads/``, ``hw_configs/`` and ``studies/``."""
+    package = Path(__file__).resolve().parent
+    return [root for root in (package / "_data", package.parent) if (root / "hw_configs").is_dir()]
+
+
+def library_names(folder: str) -> list[str]:
+    """Return the names of the YAML files in *folder* of the library."""
+    return sorted({file.stem for root in library_roots() for file in (root / folder).glob("*.yaml")})
+
+
+def find_file(name: str, folder: Path) -> Path:
+    """Return the file *name*, looked for beside the naming file, in the working folder and in the library.
+
+    Raises ``ValueError`` if it is in none of them.
+    """
+    places = [folder, Path.cwd(), *library_roots()]
+    for place in places:
+        if (place / name).is_file():
+            return (place / name).resolve()
+    raise ValueError(f"no file {name!r} in {', '.join(str(p) for p in dict.fromkeys(places))}; correct the path")
+
+
+def _data_path(value: Path, info: ValidationInfo) -> Path:
+    return find_file(str(value), (info.context or {}).get("folder", Path.cwd()))
+
+
+DataPath = Annotated[Path, AfterValidator(_data_path)]
+
+
+def read(path: str | Path) -> Document:
+    """Return the YAML file *path* as plain data with the place of every key. Raises ``ConfigError``."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([Problem((_shown(path), 1), "", f"cannot be read: {error.strerror}")]) from None
+    return read_text(text, _shown(path), path.resolve().parent)
+
+
+def read_text(text: str, name: str, folder: Path) -> Document:
+    """Return the YAML *text*, which messages call *name*, as a ``Document``."""
+    yaml = YAML(typ="safe", pure=True)
+    document = Document(None, folder=folder)
+    try:
+        node = yaml.compose(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError([Problem((name, line), "", f"not valid YAML: {error.problem}")]) from None
+    if not isinstance(node, MappingNode):
+        raise ConfigError([Problem((name, 1), "", "must be a mapping of keys to values")])
+    document.marks[()] = (name, 1)
+    document.data = _plain(node, (), document, (yaml, name))
+    return document
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _plain(node: Node, path: Path_, document: Document, source: tuple[YAML, str]) -> Any:
+    """Return *node* as dicts, lists and scalars; note places and duplicate keys in *document*."""
+    yaml, name = source
+    if isinstance(node, MappingNode):
+        mapping: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = yaml.constructor.construct_object(key_node, deep=True)
+            here = (*path, key)
+            place = (name, key_node.start_mark.line + 1)
+            if key in mapping:
+                first = document.marks[here][1]
+                document.problems.append(Problem(place, _dotted(here), f"given twice (first on line {first}); keep one"))
+                continue
+            document.marks[here] = place
+            mapping[key] = _plain(value_node, here, document, source)
+        return mapping
+    if isinstance(node, SequenceNode):
+        values = []
+        for i, item in enumerate(node.value):
+            document.marks[(*path, i)] = (name, item.start_mark.line + 1)
+            values.append(_plain(item, (*path, i), document, source))
+        return values
+    return yaml.constructor.construct_object(node, deep=True)
+
+
+def _dotted(path: Iterable[Any]) -> str:
+    return ".".join(str(p) for p in path)
+
+
+def load(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:
+    """Return the YAML file *path*, with *overrides* (``"a.b=value"``), as a checked *cls*.
+
+    Raises ``ConfigError`` with every problem found.
+    """
+    return build(cls, read(path), overrides)
+
+
+def build(cls: type[T], document: Document, overrides: Iterable[str] = ()) -> T:
+    """Return *document* as a checked *cls*: graft named files, apply *overrides*, validate."""
+    overrides = tuple(overrides)
+    graft(cls, document)
+    for text in overrides:
+        _override(document, text)
+    if overrides:
+        graft(cls, document)
+    return validate(cls, document)
+
+
+def graft(cls: type[Spec], document: Document, path: Path_ = ()) -> None:
+    """Replace the names in *document* that stand for library files (``Named`` fields of *cls*) by their content."""
+    data = _at(document.data, path)
+    if not isinstance(data, dict):
+        return
+    for key, info in cls.model_fields.items():
+        here = (*path, key)
+        named = next((m for m in info.metadata if isinstance(m, Named)), None)
+        if named and isinstance(data.get(key), str):
+            _graft_file(document, here, named)
+        for inner in _specs_in(info.annotation):
+            graft(inner, document, here)
+
+
+def _graft_file(document: Document, path: Path_, named: Named) -> None:
+    parent = _at(document.data, path[:-1])
+    name = parent[path[-1]]
+    is_path = name.endswith((".yaml", ".yml"))
+    try:
+        file = find_file(name if is_path else f"{named.folder}/{name}.yaml", document.folder)
+        inner = read(file)
+    except ConfigError as error:
+        document.problems.extend(error.problems)
+        return
+    except ValueError as error:
+        fact = str(error) if is_path else f"no {name!r} in {named.folder}{suggest(name, library_names(named.folder))}"
+        document.problems.append(Problem(document.place(path), _dotted(path), fact))
+        parent[path[-1]] = None
+        return
+    parent[path[-1]] = inner.data
+    document.marks |= {(*path, *p): place for p, place in inner.marks.items()}
+    document.problems += [Problem(p.place, _dotted((*path, p.path)), p.fact) for p in inner.problems]
+
+
+def _specs_in(annotation: Any) -> Iterator[type[Spec]]:
+    """Yield the Spec classes that a field of type *annotation* may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        for argument in typing.get_args(annotation):
+            yield from _specs_in(argument)
+
+
+def _at(data: Any, path: Path_) -> Any:
+    for key in path:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _override(document: Document, text: str) -> None:
+    """Set the value of ``a.b=value`` (the value read as YAML) in *document*."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        document.problems.append(Problem(None, "", f"override {text!r} is not of the form path=value"))
+        return
+    keys = tuple(path.strip().split("."))
+    data = document.data
+    for i, key in enumerate(keys[:-1]):
+        if isinstance(data.get(key), str):  # a part given by name alone: give it room for parameters
+            data[key] = {"name": data[key]}
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            document.problems.append(Problem(None, _dotted(keys[: i + 1]), f"override {text!r}: not a mapping"))
+            return
+    data[keys[-1]] = YAML(typ="safe", pure=True).load(value)
+    document.marks = {p: place for p, place in document.marks.items() if p[: len(keys)] != keys}
+    document.marks[keys] = (f"override {text}", 1)
+
+
+def validate(cls: type[T], document: Document) -> T:
+    """Return *document* as a *cls*. Raises ``ConfigError`` with every problem found."""
+    problems = list(document.problems)
+    known_bad = {p.path for p in problems}
+    try:
+        spec = cls.model_validate(document.data, context={"folder": document.folder})
+    except ValidationError as error:
+        found = [_problem(e, document) for e in error.errors(include_url=False)]
+        problems += [p for p in found if p.path not in known_bad]
+    if problems:
+        raise ConfigError(sorted(problems, key=lambda p: p.place or ("", 0)))
+    spec._document = document
+    return spec
+
+
+def _problem(error: Any, document: Document) -> Problem:
+    path: Path_ = ()
+    loc = error["loc"]
+    for i, step in enumerate(loc):  # pydantic adds the tags of unions to the path: they are not in the text
+        last = i == len(loc) - 1 and error["type"] == "missing"
+        if (*path, step) in document.marks or last or error["type"] == "fact":
+            path = (*path, step)
+    return Problem(document.place(path), _dotted(path), error["msg"])

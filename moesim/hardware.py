@@ -1,0 +1,108 @@
+"""Machines as data: processors, memory tiers, devices, nodes, links and the fabric -> HardwareSpec."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from moesim.config import Named, Spec
+from moesim.registry import Part
+from moesim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts
+
+
+class Processor(Spec):
+    """What computes inside a device.
+
+    ``peak``: dense FLOP/s per dtype (one multiply-accumulate is 2 FLOP). ``bandwidth``: bytes/s of the memory that it
+    sees. ``multiprocessors``: units over which tiles are spread in waves.
+    """
+
+    kind: Literal["gpu", "logic_pim", "bank_pim", "cpu"] = "gpu"
+    peak: dict[str, FlopPerSecond] = Field(min_length=1)
+    bandwidth: BytesPerSecond
+    multiprocessors: int = Field(ge=1)
+
+    def peak_flop_per_s(self, dtype: str) -> float:
+        """Return the peak rate for *dtype*; a dtype the processor lacks runs at the 16-bit rate (weights unpacked)."""
+        if dtype in self.peak:
+            return self.peak[dtype]
+        return self.peak["bf16"] if "bf16" in self.peak else self.peak["fp16"]
+
+    @model_validator(mode="after")
+    def _has_16_bit(self) -> Processor:
+        if not {"bf16", "fp16"} & set(self.peak):
+            raise ValueError("peak must give bf16 or fp16: other dtypes without a rate of their own fall back to it")
+        return self
+
+
+class Tier(Spec):
+    """One level of memory."""
+
+    name: str
+    capacity: Bytes
+    bandwidth: BytesPerSecond
+
+
+class Device(Spec):
+    """A processor and the memory tiers that it uses, fastest first; power while idle and while busy."""
+
+    name: str
+    source: str
+    processor: Processor
+    memory: tuple[Tier, ...] = Field(min_length=1)
+    idle_power: Watts
+    busy_power: Watts
+
+
+class LinkClass(Spec):
+    """A class of links that one collective uses: time = startup + x + sqrt(ramp * x), x = bytes / (bandwidth * efficiency).
+
+    The form and its fit to measured collectives: design section 7. ``bandwidth`` is per device and direction.
+    """
+
+    bandwidth: BytesPerSecond
+    efficiency: float = Field(gt=0, le=1)
+    startup: Seconds
+    ramp: Seconds
+
+
+class ScaleOut(Spec):
+    """How collectives use the fabric between nodes; the bandwidth of its links is the topology's."""
+
+    efficiency: float = Field(gt=0, le=1)
+    startup: Seconds
+    ramp: Seconds
+
+
+class HardwareSpec(Spec):
+    """A machine: equal devices in equal nodes behind a scale-up switch, nodes joined by a fabric."""
+
+    name: str
+    source: str
+    device: Annotated[Device, Named("hw_configs/devices")]
+    devices_per_node: int = Field(ge=1)
+    nodes: int = Field(ge=1)
+    scale_up: LinkClass
+    fabric: Annotated[Any, Part("topology", optional=True)] = None
+    scale_out: ScaleOut | None = None
+
+    @property
+    def n_devices(self) -> int:
+        """Number of devices of the machine."""
+        return self.devices_per_node * self.nodes
+
+    def node_of(self, device: int) -> int:
+        """Return the node of *device*."""
+        return device // self.devices_per_node
+
+    @model_validator(mode="after")
+    def _nodes_are_joined(self) -> HardwareSpec:
+        if self.nodes == 1:
+            return self
+        if self.fabric is None or self.scale_out is None:
+            raise ValueError(f"{self.nodes} nodes need a fabric and scale_out to join them; add both, or use nodes: 1")
+        if self.fabric.n_hosts < self.n_devices:
+            raise ValueError(f"the fabric has {self.fabric.n_hosts} hosts for {self.n_devices} devices "
+                             f"(one network port each); add leaves or hosts_per_leaf")
+        return self

@@ -1,0 +1,16 @@
+"""Seconds of one operator on one processor.
+
+``bind`` joins a processor of a machine with a kernel model (a part in ``models/``), ``load`` reads both
+from a file of ``hw_configs/kernels``; either way ``KernelModel.time_s(op, **shapes)`` predicts, one row or
+many. Operators and shape names are in ``moesim.kernels.ops``.
+
+>>> from moesim.kernels import load
+>>> kernels = load("h200-tile")
+>>> [f"{t * 1e6:.0f} us" for t in kernels.time_s("gemm", m=[1, 256, 4096], n=4096, k=4096)]
+['11 us', '19 us', '184 us']
+"""
+
+from moesim.kernels.library import load
+from moesim.kernels.model import KernelModel, bind
+
+__all__ = ["KernelModel", "bind", "load"]

@@ -1,0 +1,73 @@
+"""Tiles in waves over the multiprocessors, streaming weights, launch floors: about seven constants per operator.
+
+A product pays whole tiles, so 65 rows cost more than 64; experts pay for their own tokens, so where they go matters:
+
+>>> from moesim.kernels import load
+>>> kernels = load("h200-tile")
+>>> spread, packed = kernels.time_s("moe", tokens_per_expert=[[4] * 64, [256] + [0] * 63], hidden=2048, inter=768)
+>>> print(f"{spread * 1e6:.0f} us when 64 experts stream their weights, {packed * 1e6:.0f} us when one does")
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.kernels import ops
+from moesim.kernels.rates import Rates
+from moesim.kernels.tiles.attention import DecodeTiles, PrefillTiles
+from moesim.kernels.tiles.matrix import ExpertTiles, GemmTiles
+from moesim.registry import part
+from moesim.units import Seconds
+
+# Ranges of the tables that the defaults were fitted to; the gate is a product and counts as measured where products are.
+DOMAIN: dict[str, dict[str, tuple[float, float]]] = {
+    "gemm": {"m": (1, 32768), "n": (32, 65536), "k": (32, 65536)},
+    "moe": {"tokens": (1, 16384 * 22), "experts": (8, 512), "hidden": (2048, 6144), "inter": (16, 16384)},
+    "attention_prefill": {"batch": (1, 256), "q_len": (1, 16384), "kv_len": (1, 16384), "heads_q": (1, 96),
+                          "heads_kv": (1, 64), "head_dim": (64, 256), "head_dim_v": (64, 256)},
+    "attention_decode": {"batch": (1, 2048), "kv_len": (2, 131072), "heads_q": (1, 96), "heads_kv": (1, 8),
+                         "head_dim": (64, 256), "head_dim_v": (64, 256)},
+    "gate": {"tokens": (1, 32768), "experts": (32, 65536), "hidden": (32, 65536)},
+}
+
+
+@part
+class Tile:
+    """Predict from tiles. The defaults are the fit of ``hw_configs/kernels/h200-tile.yaml``; elsewhere they are transferred.
+
+    ``stream``: share of the memory bandwidth that norms and other elementwise kernels reach (0.86-0.89 measured for
+    weights streamed by a one-row product, H200; assumed the same here).
+    """
+
+    gemm: GemmTiles = GemmTiles()
+    moe: ExpertTiles = ExpertTiles()
+    prefill: PrefillTiles = PrefillTiles()
+    decode: DecodeTiles = DecodeTiles()
+    stream: float = 0.87
+
+    def time_s(self, rates: Rates, op: str, shapes: ops.Shapes) -> np.ndarray:
+        """Return seconds of *op*."""
+        if op == "gemm":
+            return self.gemm.time_s(rates, shapes)
+        if op == "moe":
+            return self.moe.time_s(rates, shapes)
+        if op == "attention_prefill":
+            return self.prefill.time_s(rates, shapes)
+        if op == "attention_decode":
+            return self.decode.time_s(rates, shapes)
+        if op == "elementwise":
+            return self._stream(rates, shapes["bytes"])
+        return self._gate(rates, shapes)
+
+    def domain(self, op: str) -> dict[str, tuple[float, float]] | None:
+        """Return the ranges of the measured shapes of *op*; None for elementwise kernels, which no table covers."""
+        return DOMAIN.get(op)
+
+    def _stream(self, rates: Rates, moved: np.ndarray) -> np.ndarray:
+        return self.gemm.launch + moved / (rates.bandwidth * self.stream)
+
+    def _gate(self, rates: Rates, s: ops.Shapes) -> np.ndarray:
+        """Return a product and one kernel that reads its logits and writes top-k choices and weights."""
+        logits = {"m": s["tokens"], "n": s["experts"], "k": s["hidden"], "weight_bytes": np.asarray(rates.value_bytes)}
+        choices = s["tokens"] * (s["experts"] + 2 * s["top_k"]) * rates.value_bytes
+        return self.gemm.time_s(rates, logits) + self._stream(rates, choices)

@@ -1,0 +1,52 @@
+"""Numbers derived from result tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Phases in which the processor works; in the others the device communicates.
+COMPUTE = ("attention", "gate", "shared", "experts", "dense", "head")
+
+
+def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -> dict[str, float]:
+    """Return latency percentiles, throughput, makespan and energy (keys: design section 11).
+
+    ``tpot_s`` counts requests with two output tokens or more. ``throughput_tok_per_s``: output tokens over the makespan,
+    which runs from time 0 to the last finish.
+    """
+    numbers: dict[str, float] = {}
+    for metric, points in (("ttft", (50, 90, 99)), ("tpot", (50, 90, 99)), ("e2e", (50, 90, 99))):
+        values = requests[f"{metric}_s"].dropna().to_numpy()
+        numbers[f"{metric}_mean_s"] = float(values.mean()) if len(values) else float("nan")
+        for point in points:
+            numbers[f"{metric}_p{point}_s"] = float(np.percentile(values, point)) if len(values) else float("nan")
+    makespan = float(requests["finish_s"].max())
+    numbers["throughput_tok_per_s"] = float(requests["output_tokens"].sum() / makespan)
+    numbers["makespan_s"] = makespan
+    numbers["energy_j"] = energy(steps, meta["devices"], makespan)
+    return numbers
+
+
+def energy(steps: pd.DataFrame, devices: dict[str, float], makespan_s: float) -> float:
+    """Return the joules of all devices over *makespan_s*: idle power throughout, busy power while a processor works.
+
+    An upper bound of the busy part: a busy processor is taken to draw its thermal design power.
+    """
+    busy_s = sum(float(steps[f"{phase}_s"].sum()) for phase in COMPUTE if f"{phase}_s" in steps)
+    idle, busy = devices["idle_power_w"], devices["busy_power_w"]
+    return devices["count"] * (idle * makespan_s + (busy - idle) * busy_s)
+
+
+def breakdown(steps: pd.DataFrame) -> pd.Series:
+    """Return the share of each phase in the time of all steps (mean over devices; ``wait`` is waiting for others)."""
+    phases = [c for c in steps if c.endswith("_s") and c not in ("start_s", "end_s")]
+    total = steps[phases].sum()
+    return (total / total.sum()).rename(lambda c: c.removesuffix("_s"))
+
+
+def link_class_bytes(links: pd.DataFrame) -> pd.Series:
+    """Return the bytes carried by all links of each class."""
+    return links.groupby("class", sort=False)["bytes"].sum()

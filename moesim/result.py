@@ -1,0 +1,85 @@
+"""Result: what a run left behind, as tables. Every metric is a function of them (``moesim.metrics``)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from moesim import metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The tables of one simulation.
+
+    ``requests``: request, group, arrival_s, first_token_s, finish_s, prompt_tokens, output_tokens, ttft_s, tpot_s (NaN
+    with a single output token), e2e_s. ``steps``: step, start_s, end_s, prefill_tokens, decode_tokens, running, waiting,
+    kv_tokens, load_max_over_mean, and per phase ``<phase>_s``, the mean over devices; with ``wait_s`` they add up to the
+    length of the step. ``spans``: step, layer (-1: after the last), device, server, phase, start_s, end_s of the steps
+    that the scenario asks for. ``links``: link, class, name, capacity_bytes_per_s, ``<phase>_bytes``, bytes,
+    utilisation. ``memory``: per device, bytes of weights, experts, KV capacity and peak. ``meta``: scenario, seed,
+    versions, what the routing is, placement, and ``warnings``.
+    """
+
+    requests: pd.DataFrame
+    steps: pd.DataFrame
+    spans: pd.DataFrame
+    links: pd.DataFrame
+    memory: pd.DataFrame
+    meta: dict[str, Any]
+
+    def summary(self) -> dict[str, float]:
+        """Return the numbers that sum up the run (keys: design section 11)."""
+        return metrics.summary(self.requests, self.steps, self.meta)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write tables (Parquet), summary, metadata, scenario and ``timeline.json`` (Perfetto) to *folder*.
+
+        The folder appears complete or not at all; one that is there is replaced if a result wrote it. Raises
+        ``FileExistsError`` if it holds anything else.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder / "meta.json").exists():
+            raise FileExistsError(f"{folder} holds files that no result wrote; choose another folder, or empty it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            self._write(new)
+            if folder.exists():
+                shutil.move(folder, Path(scratch) / "old")
+            shutil.move(new, folder)
+        return folder
+
+    def _write(self, folder: Path) -> None:
+        for field in fields(self):
+            table = getattr(self, field.name)
+            if isinstance(table, pd.DataFrame):
+                table.to_parquet(folder / f"{field.name}.parquet", index=False)
+        (folder / "summary.json").write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
+        (folder / "meta.json").write_text(json.dumps(self.meta, indent=1) + "\n", encoding="utf-8")
+        with open(folder / "scenario.yaml", "w", encoding="utf-8") as file:
+            YAML().dump(self.meta["scenario"], file)
+        (folder / "timeline.json").write_text(json.dumps(timeline(self.spans)) + "\n", encoding="utf-8")
+
+
+def timeline(spans: pd.DataFrame) -> dict[str, Any]:
+    """Return *spans* in the Trace Event Format that Perfetto and chrome://tracing open (times in microseconds)."""
+    servers = {name: i for i, name in enumerate(sorted(spans["server"].unique()))}
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "process_name", "pid": int(d), "args": {"name": f"device {d}"}}
+        for d in sorted(spans["device"].unique())]
+    events += [{"ph": "M", "name": "thread_name", "pid": int(d), "tid": i, "args": {"name": name}}
+               for d in sorted(spans["device"].unique()) for name, i in servers.items()]
+    columns = [spans[c].tolist() for c in ("step", "layer", "device", "server", "phase", "start_s", "end_s")]
+    events += [{"ph": "X", "name": phase, "cat": server, "pid": device, "tid": servers[server], "ts": start * 1e6,
+                "dur": (end - start) * 1e6, "args": {"step": step, "layer": layer}}
+               for step, layer, device, server, phase, start, end in zip(*columns, strict=True)]
+    return {"traceEvents": events, "displayTimeUnit": "ns"}

@@ -1,0 +1,169 @@
+"""Scenario: one field per input of a simulation. The same scenario and seed give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from moesim import config
+from moesim.config import DataPath, Named, Spec
+from moesim.hardware import HardwareSpec
+from moesim.model import ModelSpec
+from moesim.registry import Part
+from moesim.requests import ClosedLoop, Requests
+from moesim.synthetic import SyntheticTrace
+from moesim.units import pretty
+
+
+class TraceInput(Spec):
+    """Where the routing comes from and how simulated requests are joined with it.
+
+    ``paired``: the simulated requests are the trace's own, prompt and output as recorded. ``resampled``: each simulated
+    request draws the token rows of one traced request, in order, wrapping around. The first part of the requests
+    (``profile_fraction``) is what placement solvers see; the simulation runs on the rest.
+    ``scaled``: the traced model had other widths than the simulated one (the routing is real, the sizes are a what-if).
+    """
+
+    path: DataPath | None = None
+    synthetic: SyntheticTrace | None = None
+    join: Literal["paired", "resampled"] = "resampled"
+    profile_fraction: float = Field(default=0.5, gt=0, lt=1)
+    scaled: bool = False
+    any_phase: bool = False  # a trace without rows of one phase serves its other rows in their place
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TraceInput:
+        if (self.path is None) == (self.synthetic is None):
+            raise ValueError("give exactly one of path (a captured trace) and synthetic (a labelled generator)")
+        return self
+
+
+class Parallelism(Spec):
+    """How the model is spread over the devices.
+
+    ``tp``: devices that share each attention and dense operator; the machine holds n_devices / tp such groups, each with
+    requests of its own, and every routed expert is whole on a device (expert parallel over all devices).
+    ``mode``: what expert parallelism means (design section 5). ``context``: what a device sends all others about the
+    tokens it produced in a step of ``context_coherent`` (ExFlow, arXiv 2401.08383, section 3; its sources leave it open).
+    ``deduplicate``: a token goes once to each device that holds some of its experts, not once per expert.
+    """
+
+    tp: int = Field(default=1, ge=1)
+    mode: Literal["dispatch_combine", "context_coherent"] = "dispatch_combine"
+    context: Literal["kv", "hidden"] = "kv"
+    deduplicate: bool = True
+
+
+class PlacementInput(Spec):
+    """Experts to devices: found by ``solver`` from the profile part of the trace, or read from ``path``."""
+
+    solver: Annotated[Any, Part("solver", optional=True)] = None
+    path: DataPath | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PlacementInput:
+        if (self.solver is None) == (self.path is None):
+            raise ValueError("give exactly one of solver and path")
+        return self
+
+
+class Scenario(Spec):
+    """Everything that a simulation needs; see the fields' classes."""
+
+    name: str
+    model: Annotated[ModelSpec, Named("workloads/models")]
+    hardware: Annotated[HardwareSpec, Named("hw_configs/machines")]
+    trace: TraceInput
+    requests: Requests
+    parallelism: Parallelism = Parallelism()
+    placement: PlacementInput
+    scheduler: Annotated[Any, Part("scheduler")]
+    request_router: Annotated[Any, Part("request_router")] = Field(default="least_loaded", validate_default=True)
+    balancing: Annotated[Any, Part("balancing")] = Field(default="spray", validate_default=True)
+    kernels: Annotated[Any, Part("kernel_model")] = Field(default="tile", validate_default=True)
+    memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
+    detail: Literal["steps", "events"] = "steps"
+    span_steps: int = Field(default=16, ge=-1)  # steps whose spans are kept in the result; -1 keeps all
+    seed: int = Field(default=0, ge=0)
+
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Scenario:
+        facts = [fact for check in (_parallelism, _lengths) for fact in check(self)] or list(_memory(self))
+        if facts:
+            raise config.facts_error("Scenario", facts)
+        return self
+
+    @property
+    def n_groups(self) -> int:
+        """Number of tensor-parallel groups, each with requests of its own."""
+        return self.hardware.n_devices // self.parallelism.tp
+
+
+Fact = tuple[str, str]  # dotted path of the field, what is wrong with it and what to do
+
+
+def _parallelism(scenario: Scenario) -> Iterable[Fact]:
+    tp, machine, heads = scenario.parallelism.tp, scenario.hardware, scenario.model.attention.heads
+    if machine.devices_per_node % tp:
+        yield "parallelism.tp", f"{tp} does not divide the {machine.devices_per_node} devices of a node; use a divisor"
+    elif scenario.parallelism.mode == "context_coherent" and tp > 1:
+        yield "parallelism.tp", "must be 1 with mode context_coherent: a token's whole attention runs on one device"
+    elif heads % tp:
+        yield "parallelism.tp", f"{tp} does not divide the {heads} attention heads; use a divisor"
+
+
+def _lengths(scenario: Scenario) -> Iterable[Fact]:
+    requests, join = scenario.requests, scenario.trace.join
+    names = ("prompt_tokens", "output_tokens")
+    if requests.kind == "replay":
+        if join == "paired":
+            yield "trace.join", "paired takes the trace's own requests; use requests.kind poisson or closed_loop"
+        return
+    for name in names:
+        given = getattr(requests, name) is not None
+        if join == "paired" and given:
+            yield f"requests.{name}", "trace.join is paired: lengths are the trace's own; remove it"
+        if join == "resampled" and not given:
+            yield f"requests.{name}", "missing; add it (trace.join is resampled: lengths are not the trace's)"
+    if isinstance(requests, ClosedLoop) and requests.concurrency > requests.count:
+        yield "requests.concurrency", f"{requests.concurrency} is above requests.count {requests.count}; lower it"
+
+
+def weight_bytes_per_device(scenario: Scenario) -> float:
+    """Return the bytes of weights that the fullest device needs when experts are spread evenly."""
+    model = scenario.model
+    experts = sum(-(-int(e) // scenario.hardware.n_devices) for e in model.experts_per_layer)
+    return experts * model.expert_bytes + model.non_expert_bytes(scenario.parallelism.tp)
+
+
+def usable_bytes(scenario: Scenario) -> float:
+    """Return the bytes of a device's first memory tier that weights and KV may fill."""
+    return scenario.memory_fraction * scenario.hardware.device.memory[0].capacity
+
+
+def _memory(scenario: Scenario) -> Iterable[Fact]:
+    demand, bound, machine = weight_bytes_per_device(scenario), usable_bytes(scenario), scenario.hardware
+    if demand >= bound:
+        yield "hardware", (
+            f"the weights do not fit: each of {machine.n_devices} devices needs {pretty(demand, 'byte', 4)} and has "
+            f"{pretty(bound, 'byte', 4)} ({scenario.memory_fraction:.0%} of {machine.device.memory[0].name}), "
+            f"{pretty(demand - bound, 'byte', 4)} too little; more devices, a larger parallelism.tp, narrower "
+            f"model.dtype.experts or a higher memory_fraction would help")
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
+    """Return the scenario in the YAML file *path*, with *overrides* (``"scheduler.max_batch=64"``) applied.
+
+    Raises ``ConfigError`` with every mistake found, each with file:line, dotted path and remedy.
+    """
+    return config.load(Scenario, path, overrides)
+
+
+def override(scenario: Scenario, overrides: Iterable[str]) -> Scenario:
+    """Return a copy of *scenario* with *overrides* applied and everything checked again. Raises ``ConfigError``."""
+    document = config.Document(scenario.dump())
+    return config.build(Scenario, document, overrides)

@@ -1,0 +1,1 @@
+"""Serving decisions: which requests run in a step, and where a request lives."""

@@ -1,0 +1,1 @@
+"""Request routers: one part per file, each with ``choose(free_tokens, requests) -> group``."""

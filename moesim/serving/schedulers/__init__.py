@@ -1,0 +1,1 @@
+"""Schedulers: one part per file, each with ``plan(view) -> Plan``."""

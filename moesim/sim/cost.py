@@ -1,0 +1,82 @@
+"""What one step costs: seconds of every phase on every device, and bytes on every link.
+
+A step is the model's layers, and after them one entry more for what closes the step (output head,
+context exchange). A layer is phases, in the order of ``PHASES``; which of them wait for other devices
+is in ``SYNC``. Both engines evaluate the same ``StepCost``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LOCAL, GROUP, ALL = 0, 1, 2  # a phase runs on one device, or starts when its tensor-parallel group, or all, are there
+
+PHASES = ("attention", "attention_reduce", "gate", "dispatch", "shared", "experts", "combine", "dense", "dense_reduce",
+          "head", "context")
+SYNC = np.array([LOCAL, GROUP, LOCAL, ALL, LOCAL, LOCAL, ALL, LOCAL, GROUP, LOCAL, ALL], dtype=np.int8)
+INDEX = {name: i for i, name in enumerate(PHASES)}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tokens of one step, in SI and counts; P prompts, R decoding requests.
+
+    ``prefill_*``: per prompt, its request number, length and group; ``prefill_rows``: trace rows of all its tokens.
+    ``decode_*``: per decoding request, its number, context length with the new token, group and trace row.
+    """
+
+    prefill: np.ndarray
+    prefill_tokens: np.ndarray
+    prefill_group: np.ndarray
+    prefill_rows: np.ndarray
+    decode: np.ndarray
+    decode_kv: np.ndarray
+    decode_group: np.ndarray
+    decode_rows: np.ndarray
+
+    @property
+    def n_prefill_tokens(self) -> int:
+        """Number of prompt tokens."""
+        return len(self.prefill_rows)
+
+    def home(self, tp: int) -> np.ndarray:
+        """Return the device of every token, prompts first: its group's devices take turns. int32 [T]."""
+        group = np.concatenate([np.repeat(self.prefill_group, self.prefill_tokens), self.decode_group])
+        if tp == 1:
+            return group.astype(np.int32)
+        order = np.argsort(group, kind="stable")
+        rank = np.empty(len(group), np.int64)
+        first = np.searchsorted(group[order], group[order])
+        rank[order] = np.arange(len(group)) - first
+        return (group * tp + rank % tp).astype(np.int32)
+
+
+@dataclass
+class StepCost:
+    """Seconds and bytes of a step.
+
+    ``seconds``: float64 [layers + 1, PHASES, devices]; a phase that other devices wait for has the same time on all that
+    take part. ``present``: bool [layers + 1, PHASES], which phases a layer has. ``link_bytes``: per phase that
+    communicates, bytes on every link of the network, float64 [links].
+    """
+
+    seconds: np.ndarray
+    present: np.ndarray
+    link_bytes: dict[str, np.ndarray]
+
+    @classmethod
+    def empty(cls, n_layers: int, n_devices: int) -> StepCost:
+        """Return a step in which nothing happens."""
+        return cls(np.zeros((n_layers + 1, len(PHASES), n_devices)), np.zeros((n_layers + 1, len(PHASES)), bool), {})
+
+    def put(self, phase: str, layers: np.ndarray | slice | int, seconds: np.ndarray | float) -> None:
+        """Set the *seconds* of *phase* in *layers* ([layers, devices], or what broadcasts to it)."""
+        self.seconds[layers, INDEX[phase]] = seconds
+        self.present[layers, INDEX[phase]] = True
+
+    def add_bytes(self, phase: str, loads: np.ndarray) -> None:
+        """Add bytes per link ([..., links]) of *phase*."""
+        total = loads.reshape(-1, loads.shape[-1]).sum(axis=0)
+        self.link_bytes[phase] = self.link_bytes.get(phase, 0.0) + total

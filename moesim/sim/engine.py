@@ -1,0 +1,136 @@
+"""The core loop: let requests arrive, ask the scheduler, run the step, note what happened."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moesim.network import Network
+from moesim.result import Result
+from moesim.scenario import Scenario, usable_bytes
+from moesim.sim.events import EventClock
+from moesim.sim.expert_parallel import MODES
+from moesim.sim.inputs import Inputs, prepare
+from moesim.sim.queue import Pools, Queue
+from moesim.sim.record import Record
+from moesim.sim.steps import StepClock
+
+_CLOCKS = {"steps": StepClock, "events": EventClock}
+
+
+def simulate(scenario: Scenario) -> Result:
+    """Run *scenario* and return its tables. The same scenario and seed give the same tables.
+
+    Raises ``ConfigError`` if the inputs do not fit together.
+    """
+    return Engine(prepare(scenario)).run()
+
+
+class Engine:
+    """One run: live requests, step costs, a clock and a record."""
+
+    def __init__(self, inputs: Inputs):
+        self._inputs = inputs
+        self._scenario = scenario = inputs.scenario
+        machine = scenario.hardware
+        network = Network.of(machine, scenario.balancing, scenario.seed)
+        self._memory, pools = _memory(inputs)
+        self._queue = Queue(inputs, pools)
+        self._costs = MODES[scenario.parallelism.mode](inputs, network)
+        self._clock = _CLOCKS[scenario.detail](machine.n_devices, scenario.parallelism.tp)
+        self._record = Record(network, scenario.span_steps)
+        self._peak = np.zeros(len(pools.capacity), np.int64)
+        self._pools = pools
+
+    def run(self) -> Result:
+        """Serve every request; return the tables."""
+        while not self._queue.done:
+            self._queue.arrive(self._clock.now)
+            plan = self._scenario.scheduler.plan(self._queue.view(), self._scenario.request_router)
+            if len(plan.prefill) + len(plan.decode) == 0:
+                self._idle()
+                continue
+            self._step(plan)
+        return self._result()
+
+    def _idle(self) -> None:
+        """Wait for the next request to arrive."""
+        if not np.isfinite(self._queue.next_arrival_s):
+            raise RuntimeError("the scheduler runs nothing although requests wait and none is due to arrive")
+        self._clock.wait_until(self._queue.next_arrival_s)
+
+    def _step(self, plan: Any) -> None:
+        """Run one forward pass of the batch in *plan*."""
+        queue, clock = self._queue, self._clock
+        batch = queue.start(plan)
+        self._peak = np.maximum(self._peak, queue.reserved)
+        facts = {"start_s": clock.now, "end_s": 0.0, "prefill_tokens": batch.n_prefill_tokens,
+                 "decode_tokens": len(batch.decode), "running": len(queue.running) + len(queue.admitted),
+                 "waiting": len(queue.waiting), "kv_tokens": queue.kv_tokens}
+        cost = self._costs.step(batch)
+        start = clock.run(cost)
+        facts["end_s"] = clock.now
+        self._record.add(facts, cost, start)
+        queue.finish_step(batch, clock.now)
+
+    def _result(self) -> Result:
+        queue = self._queue
+        requests = pd.DataFrame({
+            "request": np.arange(len(queue.arrival_s)), "group": queue.group, "arrival_s": queue.arrival_s,
+            "first_token_s": queue.first_token_s, "finish_s": queue.finish_s, "prompt_tokens": queue.prompt,
+            "output_tokens": queue.output, "ttft_s": queue.first_token_s - queue.arrival_s,
+            "tpot_s": np.where(queue.output > 1, queue.finish_s - queue.first_token_s, np.nan)
+            / np.maximum(queue.output - 1, 1),
+            "e2e_s": queue.finish_s - queue.arrival_s})
+        memory = self._memory.copy()
+        per_token = self._scenario.model.kv_bytes_per_token_on_device(self._scenario.parallelism.tp)
+        group = memory["device"] // self._scenario.parallelism.tp
+        memory["kv_peak_bytes"] = self._peak[self._pools.of_group[group]] * per_token
+        return Result(requests, self._record.steps(), self._record.spans(),
+                      self._record.links(float(queue.finish_s.max())), memory, _meta(self._inputs))
+
+
+def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
+    """Return the bytes of weights and room for KV per device, and the KV pools of the groups.
+
+    With ``context_coherent`` every device holds the KV of all requests: one pool, as large as the fullest device allows.
+    """
+    scenario, model, tp = inputs.scenario, inputs.scenario.model, inputs.scenario.parallelism.tp
+    experts = inputs.placement.replicas.sum(axis=(0, 1)) * model.expert_bytes
+    room = usable_bytes(scenario) - model.non_expert_bytes(tp) - experts
+    worst = int(np.argmin(room))
+    if room[worst] <= 0:
+        raise scenario.error("placement", f"device {worst} has {-room[worst] / 1e9:.1f} GB too little memory for the "
+                                          f"experts placed on it; spread them more evenly, or use larger devices")
+    table = pd.DataFrame({"device": np.arange(len(room)), "non_expert_bytes": model.non_expert_bytes(tp),
+                          "expert_bytes": experts, "kv_capacity_bytes": room})
+    tokens = np.floor(room.reshape(-1, tp).min(axis=1) / model.kv_bytes_per_token_on_device(tp)).astype(np.int64)
+    if scenario.parallelism.mode == "context_coherent":
+        return table, Pools(tokens.min(keepdims=True), np.zeros(len(tokens), np.int64))
+    return table, Pools(tokens, np.arange(len(tokens)))
+
+
+def _meta(inputs: Inputs) -> dict[str, Any]:
+    """Return what a reader needs to trust and to repeat the run."""
+    scenario, trace = inputs.scenario, inputs.trace
+    device = scenario.hardware.device
+    warnings = []
+    if trace.meta.get("synthetic"):
+        warnings.append("the routing is synthetic")
+    if scenario.trace.scaled:
+        warnings.append(f"the routing of {trace.meta.get('model')} on the sizes of {scenario.model.name} (a what-if)")
+    if scenario.trace.any_phase:
+        warnings.append("trace rows of one phase may stand for those of the other (trace.any_phase)")
+    packages = ("moesim", "numpy", "pandas", "scipy", "numba", "simpy")
+    return {
+        "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,
+        "trace": {k: trace.meta.get(k) for k in ("model", "origin", "licence", "synthetic")}
+        | {"join": scenario.trace.join, "evaluation_tokens": trace.n_tokens},
+        "placement": inputs.placement.info,
+        "devices": {"count": scenario.hardware.n_devices, "idle_power_w": device.idle_power,
+                    "busy_power_w": device.busy_power},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}

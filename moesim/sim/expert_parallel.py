@@ -1,0 +1,190 @@
+"""Costs of a step under the two meanings of expert parallelism (design section 5).
+
+``DispatchCombine``: what serving engines do. A token has a home; in every layer with experts it is copied
+to the devices of its experts and their sum comes home. ``ContextCoherent``: ExFlow (arXiv 2401.08383). The
+token moves to the device of its first expert and stays there, one exchange per layer; in return every
+device holds the KV of all requests, runs all prompts, and tells the others about each new token.
+
+Letters: L model layers, M of them with experts, D devices, G tensor-parallel groups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.network import Network
+from moesim.scenario import Scenario
+from moesim.sim import routing
+from moesim.sim.cost import INDEX, Batch, StepCost
+from moesim.sim.inputs import Inputs
+from moesim.sim.operators import Operators
+
+
+class _Common:
+    """What both meanings share: the model's layers, its operators, the network and where experts are."""
+
+    def __init__(self, inputs: Inputs, network: Network):
+        self.scenario: Scenario = inputs.scenario
+        self.model = inputs.scenario.model
+        self.network = network
+        self.operators = Operators(inputs.scenario)
+        self.chosen = np.ascontiguousarray(inputs.trace.chosen)
+        self.slots = routing.SlotMap.of(inputs.placement)
+        self.tp = inputs.scenario.parallelism.tp
+        self.n_devices = inputs.scenario.hardware.n_devices
+        self.per_node = inputs.scenario.hardware.devices_per_node
+        self.moe = np.array(self.model.moe_layer_indices)
+        self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
+        self.token_bytes = self.model.activation_bytes_per_token
+
+    def _cost(self) -> StepCost:
+        return StepCost.empty(self.model.layers, self.n_devices)
+
+    def _tokens_per_slot(self) -> np.ndarray:
+        return np.zeros((len(self.moe), self.n_devices, self.slots.n_slots), np.int32)
+
+    def _pairs(self) -> np.ndarray:
+        return np.zeros((len(self.moe), self.n_devices, self.n_devices))
+
+    def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray) -> None:
+        """Put the all-to-all of *copies* [M, D, D] hidden states into *cost* as *phase* of the layers with experts."""
+        collective = self.network.all_to_all(copies * self.token_bytes)
+        cost.put(phase, self.moe, collective.time_s[:, None])
+        cost.add_bytes(phase, collective.loads)
+
+    def _prompt_attention(self, batch: Batch) -> np.ndarray:
+        """Return the seconds of attention of each prompt, for each window of the model: [windows, P]."""
+        return np.stack([self.operators.prefill_attention(batch.prefill_tokens, int(w)) for w in self.operators.windows])
+
+    def _windowed(self, kv: np.ndarray) -> list[np.ndarray]:
+        """Return the context lengths that each of the model's windows sees."""
+        return [np.minimum(kv, w) if w else kv for w in self.operators.windows]
+
+
+class DispatchCombine(_Common):
+    """Tokens return home after every layer."""
+
+    def step(self, batch: Batch) -> StepCost:
+        """Return the cost of *batch*."""
+        cost = self._cost()
+        home = batch.home(self.tp)
+        self._attention(cost, batch)
+        self._experts(cost, np.concatenate([batch.prefill_rows, batch.decode_rows]), home)
+        samples = np.bincount(np.concatenate([batch.prefill_group, batch.decode_group]),
+                              minlength=self.scenario.n_groups)
+        cost.put("head", -1, np.repeat(self.operators.head(samples), self.tp))
+        return cost
+
+    def _attention(self, cost: StepCost, batch: Batch) -> None:
+        """Put attention and, in layers without experts, the feed-forward into *cost*; with tp > 1 their all-reduces."""
+        n_groups = self.scenario.n_groups
+        requests = np.bincount(batch.decode_group, minlength=n_groups)
+        tokens = requests + np.bincount(batch.prefill_group, batch.prefill_tokens, n_groups)
+        seconds = np.stack([
+            np.bincount(batch.prefill_group, prompts, n_groups)
+            + self.operators.decode_attention(requests, np.bincount(batch.decode_group, kv, n_groups))
+            for prompts, kv in zip(self._prompt_attention(batch), self._windowed(batch.decode_kv), strict=True)])
+        seconds += self.operators.projections(tokens)
+        cost.put("attention", slice(0, -1), np.repeat(seconds, self.tp, axis=1)[self.operators.window_of_layer])
+        if len(self.dense):
+            cost.put("dense", self.dense, np.repeat(self.operators.dense(tokens), self.tp))
+        if self.tp > 1:
+            self._reduce(cost, "attention_reduce", np.arange(self.model.layers), tokens)
+            self._reduce(cost, "dense_reduce", self.dense, tokens)
+
+    def _reduce(self, cost: StepCost, phase: str, layers: np.ndarray, tokens: np.ndarray) -> None:
+        """Put the all-reduce of each group's *tokens* [G] into *cost*.
+
+        Layers with experts reduce-scatter before the gate (each device then dispatches its share of the tokens) and
+        all-gather after combine: together the bytes of one all-reduce, charged here.
+        """
+        if len(layers) == 0:
+            return
+        collective = self.network.all_reduce(tokens * self.token_bytes, self.tp)
+        cost.put(phase, layers, np.repeat(collective.time_s, self.tp))
+        cost.add_bytes(phase, collective.loads.sum(axis=0) * len(layers))
+
+    def _experts(self, cost: StepCost, rows: np.ndarray, home: np.ndarray) -> None:
+        """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into *cost*."""
+        tokens, copies = self._tokens_per_slot(), self._pairs()
+        routing.dispatch(self.chosen[rows], home, self.slots.device, self.slots.slot, self.per_node,
+                         self.scenario.parallelism.deduplicate, tokens, copies)
+        at_home = np.bincount(home, minlength=self.n_devices)
+        cost.put("gate", self.moe, self.operators.gate(at_home))
+        self._exchange(cost, "dispatch", copies)
+        if self.model.moe.shared_ffn:
+            cost.put("shared", self.moe, self.operators.shared(at_home))
+        cost.put("experts", self.moe, self.operators.experts(tokens))
+        self._exchange(cost, "combine", copies.transpose(0, 2, 1))
+
+
+class ContextCoherent(_Common):
+    """Tokens stay where their first expert is; every device holds every request's context."""
+
+    def __init__(self, inputs: Inputs, network: Network):
+        super().__init__(inputs, network)
+        self._location = np.full(len(inputs.requests), -1, np.int32)  # where each request's next token starts
+        self._segment = np.searchsorted(self.moe, np.arange(self.model.layers))  # exchanges before each layer
+
+    def step(self, batch: Batch) -> StepCost:
+        """Return the cost of *batch*."""
+        cost = self._cost()
+        self._location[batch.prefill] = batch.prefill_group
+        where = np.empty((len(batch.decode), len(self.moe) + 1), np.int32)
+        where[:, 0] = self._location[batch.decode]
+        tokens, copies, returns = self._tokens_per_slot(), self._pairs(), self._pairs()
+        routing.follow(self.chosen[batch.decode_rows], where, self.slots.device, self.slots.slot, self.per_node,
+                       tokens, copies, returns)
+        routing.owned(self.chosen[batch.prefill_rows], self.slots.device, self.slots.slot, tokens)
+        self._location[batch.decode] = where[:, -1]
+        present = self._count(where, np.ones(len(where)))
+        self._local(cost, batch, where, present)
+        self._exchange(cost, "dispatch", copies)
+        cost.put("experts", self.moe, self.operators.experts(tokens))
+        self._combine(cost, batch, returns)
+        self._close(cost, batch, present)
+        return cost
+
+    def _count(self, where: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return the sum of *weight* [T] over the tokens on each device, before each exchange and at the end: [M + 1, D]."""
+        n_places = where.shape[1]
+        index = where + np.arange(n_places) * self.n_devices
+        counts = np.bincount(index.ravel(), np.repeat(weight, n_places), n_places * self.n_devices)
+        return counts.reshape(n_places, self.n_devices)
+
+    def _local(self, cost: StepCost, batch: Batch, where: np.ndarray, present: np.ndarray) -> None:
+        """Put what each device does with the tokens that are there, and with all prompts, into *cost*."""
+        tokens = present + batch.n_prefill_tokens  # every device runs every prompt
+        seconds = np.stack([
+            prompts.sum() + self.operators.decode_attention(present, self._count(where, kv))
+            for prompts, kv in zip(self._prompt_attention(batch), self._windowed(batch.decode_kv), strict=True)])
+        seconds += self.operators.projections(tokens)
+        cost.put("attention", slice(0, -1), seconds[self.operators.window_of_layer, self._segment])
+        if len(self.dense):
+            cost.put("dense", self.dense, self.operators.dense(tokens)[self._segment[self.dense]])
+        cost.put("gate", self.moe, self.operators.gate(tokens[:-1]))
+        if self.model.moe.shared_ffn:  # after the exchange: where the token is then
+            cost.put("shared", self.moe, self.operators.shared(tokens[1:]))
+
+    def _combine(self, cost: StepCost, batch: Batch, returns: np.ndarray) -> None:
+        """Put the return of partial sums and, for prompts, the sum of all devices' experts into *cost*."""
+        self._exchange(cost, "combine", returns)
+        if batch.n_prefill_tokens:
+            collective = self.network.all_reduce(np.array([batch.n_prefill_tokens * self.token_bytes]), self.n_devices)
+            cost.put("combine", self.moe, cost.seconds[self.moe, INDEX["combine"]] + collective.time_s)
+            cost.add_bytes("combine", collective.loads * len(self.moe))
+
+    def _close(self, cost: StepCost, batch: Batch, present: np.ndarray) -> None:
+        """Put the output head and the exchange of context into *cost*."""
+        samples = present[-1] + np.bincount(batch.prefill_group, minlength=self.n_devices)
+        cost.put("head", -1, self.operators.head(samples))
+        if self.scenario.parallelism.context == "kv":
+            sent = present[self._segment].sum(axis=0) * self.model.kv_bytes_per_token_per_layer
+        else:
+            sent = present[-1] * self.token_bytes
+        collective = self.network.all_gather(sent)
+        cost.put("context", -1, collective.time_s)
+        cost.add_bytes("context", collective.loads)
+
+
+MODES = {"dispatch_combine": DispatchCombine, "context_coherent": ContextCoherent}

@@ -1,0 +1,163 @@
+"""From a scenario to what a run needs: evaluation trace, placement, requests and their token rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from moesim import placement as placing
+from moesim import requests as arrivals
+from moesim.placement.placement import Placement
+from moesim.scenario import Scenario
+from moesim.trace import RoutingTrace, read_trace
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Which trace rows each simulated request uses: its i-th prompt token is row ``prompt_start + i % prompt_count``.
+
+    Likewise for the tokens that it decodes. All int64 [requests].
+    """
+
+    prompt_start: np.ndarray
+    prompt_count: np.ndarray
+    decode_start: np.ndarray
+    decode_count: np.ndarray
+
+    def prompt(self, requests: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Return the rows of the prompts of *requests*, one after the other: int64 [sum of *lengths*]."""
+        owner = np.repeat(requests, lengths)
+        i = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return self.prompt_start[owner] + i % self.prompt_count[owner]
+
+    def decode(self, requests: np.ndarray, i: np.ndarray) -> np.ndarray:
+        """Return the row of the *i*-th decoded token of each of *requests*."""
+        return self.decode_start[requests] + i % self.decode_count[requests]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads and never changes."""
+
+    scenario: Scenario
+    trace: RoutingTrace
+    placement: Placement
+    requests: pd.DataFrame
+    rows: TokenRows
+
+
+def prepare(scenario: Scenario) -> Inputs:
+    """Return the inputs of *scenario*: read the trace, split it, place the experts, join requests with routing.
+
+    Raises ``ConfigError`` (with file:line where known) if the trace does not fit the model or the requests.
+    """
+    trace = _trace(scenario)
+    fraction = scenario.trace.profile_fraction
+    try:
+        profile = trace.profile(fraction, scenario.seed)
+        evaluation = _by_request(trace.evaluation(fraction, scenario.seed))
+    except ValueError as error:
+        raise scenario.error("trace", str(error)) from None
+    placement = _placement(scenario, profile)
+    requests, rows = _join(scenario, evaluation)
+    return Inputs(scenario, evaluation, placement, requests, rows)
+
+
+def _trace(scenario: Scenario) -> RoutingTrace:
+    spec, model = scenario.trace, scenario.model
+    try:
+        trace = spec.synthetic.generate() if spec.synthetic else read_trace(spec.path)
+    except ValueError as error:
+        raise scenario.error("trace", str(error)) from None
+    for what, traced, simulated in (("MoE layers", trace.n_layers, model.n_moe_layers),
+                                    ("experts", trace.n_experts, model.n_experts), ("top_k", trace.top_k, model.top_k)):
+        if traced != simulated:
+            raise scenario.error("trace", f"the trace has {traced} {what}, model {model.name} has {simulated}; "
+                                          f"choose the model that was traced (widths may differ: trace.scaled)")
+    traced_model = trace.meta.get("model")
+    if traced_model != model.name and not spec.scaled:
+        raise scenario.error("trace", f"the trace was taken from {traced_model!r}, the model is {model.name!r}; "
+                                      f"set trace.scaled: true to put its routing on this model's sizes")
+    return trace
+
+
+def _by_request(trace: RoutingTrace) -> RoutingTrace:
+    """Return *trace* with the rows of a request together: prompt, then decode, each in order of position."""
+    tokens = trace.tokens
+    order = np.lexsort((tokens["position"], tokens["phase"], tokens["request"]))
+    return trace if np.array_equal(order, np.arange(len(order))) else trace.select(order)
+
+
+def _placement(scenario: Scenario, profile: RoutingTrace) -> Placement:
+    spec, machine, model = scenario.placement, scenario.hardware, scenario.model
+    try:
+        if spec.path is not None:
+            placement = Placement.load(spec.path)
+        else:
+            nodes = machine.devices_per_node if machine.nodes > 1 else None
+            placement = placing.solve(profile, machine.n_devices, solver=spec.solver, seed=scenario.seed,
+                                      devices_per_node=nodes)
+    except ValueError as error:
+        raise scenario.error("placement", str(error)) from None
+    shape, wanted = placement.replicas.shape, (model.n_moe_layers, model.n_experts, machine.n_devices)
+    if shape != wanted:
+        raise scenario.error("placement.path", f"the placement is for {shape} layers, experts and devices; "
+                                               f"the scenario has {wanted}; solve it again for this machine")
+    return placement
+
+
+def _join(scenario: Scenario, trace: RoutingTrace) -> tuple[pd.DataFrame, TokenRows]:
+    """Return the request table and the trace rows of each request (design section 9)."""
+    try:
+        requests = arrivals.table(scenario.requests, scenario.seed)
+    except ValueError as error:
+        raise scenario.error("requests", str(error)) from None
+    sources = _sources(scenario, trace)
+    if scenario.trace.join == "paired":
+        if len(requests) > len(sources):
+            raise scenario.error("requests.count", f"{len(requests)} is more than the {len(sources)} requests of the "
+                                                   f"evaluation part of the trace; lower it, or use join: resampled")
+        drawn = sources.iloc[: len(requests)]
+        requests = requests.assign(prompt_tokens=drawn["prompt_count"].to_numpy(),
+                                   output_tokens=drawn["decode_count"].to_numpy() + 1)
+    else:
+        drawn = _draw(scenario, requests, sources)
+    columns = ("prompt_start", "prompt_count", "decode_start", "decode_count")
+    rows = TokenRows(*(drawn[c].to_numpy(np.int64) for c in columns))
+    return requests, rows
+
+
+def _sources(scenario: Scenario, trace: RoutingTrace) -> pd.DataFrame:
+    """Return one row per traced request: its domain and where its prompt and decode rows lie."""
+    tokens = pd.DataFrame({"request": trace.tokens["request"].to_numpy(), "phase": trace.tokens["phase"].to_numpy(),
+                           "domain": trace.tokens["domain"].astype(object).to_numpy(), "row": np.arange(trace.n_tokens)})
+    spans = tokens.groupby(["request", "phase"])["row"].agg(["min", "size"]).unstack("phase")
+    for phase, name in ((0, "prefill"), (1, "decode")):
+        if ("min", phase) not in spans or spans["min", phase].isna().all():
+            if not scenario.trace.any_phase:
+                raise scenario.error("trace", f"the trace has no {name} rows; set trace.any_phase: true to use its "
+                                              f"other rows in their place (the result says so)")
+            spans["min", phase], spans["size", phase] = spans["min", 1 - phase], spans["size", 1 - phase]
+    table = pd.DataFrame({"domain": tokens.groupby("request")["domain"].first(),
+                          "prompt_start": spans["min", 0], "prompt_count": spans["size", 0],
+                          "decode_start": spans["min", 1], "decode_count": spans["size", 1].fillna(0)})
+    table["decode_start"] = table["decode_start"].fillna(table["prompt_start"])
+    table = table.dropna(subset=["prompt_start"])
+    return table if scenario.trace.join == "paired" else table[table["decode_count"] > 0]
+
+
+def _draw(scenario: Scenario, requests: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each simulated request, a traced one drawn at random (of its domain, if it has one)."""
+    rng = np.random.default_rng([scenario.seed, 2])
+    if "domain" not in requests:
+        return sources.iloc[rng.integers(len(sources), size=len(requests))]
+    missing = sorted(set(requests["domain"]) - set(sources["domain"]))
+    if missing:
+        raise scenario.error("requests", f"domain {missing[0]!r} is not in the evaluation part of the trace, which has "
+                                         f"{', '.join(sorted(map(str, set(sources['domain']))))}; correct it")
+    picks = np.empty(len(requests), dtype=np.int64)
+    for domain, members in requests.groupby("domain").indices.items():
+        picks[members] = rng.choice(np.flatnonzero(sources["domain"] == domain), size=len(members))
+    return sources.iloc[picks]

@@ -1,0 +1,83 @@
+"""Seconds of the operators of one model on one device: model shapes put into the kernel model.
+
+Arrays of tokens may have any shape; seconds come back in the same shape. No tokens take no time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim import kernels
+from moesim.layers import DTYPE_BYTES, Gemm
+from moesim.scenario import Scenario
+
+# Values moved per token and hidden unit around one attention or feed-forward block: the norm with residual addition
+# reads the block's output and the residual, and writes both (assumed: one fused kernel, as in vLLM and SGLang).
+_NORM_VALUES = 4
+
+
+class Operators:
+    """The operators of *scenario*'s model on one device of a tensor-parallel group."""
+
+    def __init__(self, scenario: Scenario):
+        self._model = model = scenario.model
+        self._tp = scenario.parallelism.tp
+        processor, part = scenario.hardware.device.processor, scenario.kernels
+        dtypes = {model.dtype.weights, model.dtype.experts, model.dtype.activations, model.dtype.embeddings}
+        self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
+        windows = model.attention_windows
+        self.windows, self.window_of_layer = np.unique(windows, return_inverse=True)
+
+    def gemms(self, matrices: tuple[Gemm, ...], tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of *tokens* through all *matrices*."""
+        times = [self._kernels[g.dtype].time_s("gemm", m=tokens, n=g.n, k=g.k) for g in matrices]
+        return np.sum(times, axis=0) if times else np.zeros(np.shape(tokens))
+
+    def norms(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the norm and residual addition before one block."""
+        size = tokens * (_NORM_VALUES * self._model.activation_bytes_per_token)
+        return self._kernels[self._model.dtype.activations].time_s("elementwise", bytes=size)
+
+    def projections(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of one attention block without attention itself."""
+        return self.gemms(self._model.attention_gemms(self._tp), tokens) + self.norms(tokens)
+
+    def decode_attention(self, batch: np.ndarray, kv_tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of *batch* decoding requests with *kv_tokens* of context in all."""
+        heads, kv_heads, qk_dim, v_dim = self._model.attention_shape(self._tp, "decode")
+        mean = kv_tokens / np.maximum(batch, 1)
+        return self._kernels[self._model.dtype.activations].time_s(
+            "attention_decode", batch=batch, kv_len=mean, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
+            head_dim_v=v_dim)
+
+    def prefill_attention(self, prompt_tokens: np.ndarray, window: int) -> np.ndarray:
+        """Return the seconds of each whole prompt of *prompt_tokens*, looking back at most *window* tokens (0: all)."""
+        heads, kv_heads, qk_dim, v_dim = self._model.attention_shape(self._tp, "prefill")
+        return self._kernels[self._model.dtype.activations].time_s(
+            "attention_prefill", batch=1, q_len=prompt_tokens, kv_len=prompt_tokens, heads_q=heads, heads_kv=kv_heads,
+            head_dim=qk_dim, head_dim_v=v_dim, window=window)
+
+    def gate(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the gate: norm, projection, choice of experts, permutation."""
+        model = self._model
+        return self.norms(tokens) + self._kernels[model.dtype.activations].time_s(
+            "gate", tokens=tokens, hidden=model.hidden, experts=model.n_experts, top_k=model.top_k)
+
+    def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
+        """Return the seconds of the experts of one device, from the true tokens of each ([..., experts])."""
+        model = self._model
+        return self._kernels[model.dtype.experts].time_s(
+            "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden, inter=model.moe.ffn,
+            weight_bytes=DTYPE_BYTES[model.dtype.experts])
+
+    def shared(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the shared experts, whole on every device."""
+        return self.gemms(self._model.shared_gemms(1), tokens)
+
+    def dense(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the feed-forward of a layer without experts."""
+        return self.gemms(self._model.dense_gemms(self._tp), tokens) + self.norms(tokens)
+
+    def head(self, samples: np.ndarray) -> np.ndarray:
+        """Return the seconds of the output head for *samples* new tokens."""
+        return self.gemms((self._model.head_gemm(self._tp),), samples)

@@ -1,0 +1,67 @@
+"""The record of a run: steps, spans and link bytes as they happen, tables at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moesim.network import Network
+from moesim.sim.cost import LOCAL, PHASES, SYNC, StepCost
+
+_SPAN_COLUMNS = ("step", "layer", "device", "server", "phase", "start_s", "end_s")
+
+
+class Record:
+    """Append-only; knows nothing of how times came about."""
+
+    def __init__(self, network: Network, span_steps: int):
+        self._network = network
+        self._span_steps = span_steps
+        self._steps: list[dict[str, Any]] = []
+        self._spans: list[pd.DataFrame] = []
+        self._link_bytes: dict[str, np.ndarray] = {}
+
+    def add(self, facts: dict[str, Any], cost: StepCost, start: np.ndarray) -> None:
+        """Record one step: *facts* (start_s, end_s and counts), its *cost*, and the *start* of every phase."""
+        step = len(self._steps)
+        means = cost.seconds.sum(axis=0).mean(axis=1)
+        used = cost.present.any(axis=0)
+        times = {f"{name}_s": mean for name, mean, use in zip(PHASES, means, used, strict=True) if use}
+        wait = facts["end_s"] - facts["start_s"] - sum(times.values())
+        self._steps.append({"step": step} | facts | times | {"wait_s": max(0.0, wait)})
+        if self._span_steps < 0 or step < self._span_steps:
+            self._spans.append(_spans(step, cost, start))
+        for phase, loads in cost.link_bytes.items():
+            self._link_bytes[phase] = self._link_bytes.get(phase, 0.0) + loads
+
+    def steps(self) -> pd.DataFrame:
+        """Return the table of steps; a phase that a step lacks took 0 s."""
+        return pd.DataFrame(self._steps).fillna(0.0)
+
+    def spans(self) -> pd.DataFrame:
+        """Return the table of spans, in order of step, layer, phase and device."""
+        if not self._spans:
+            return pd.DataFrame(columns=_SPAN_COLUMNS)
+        return pd.concat(self._spans, ignore_index=True)
+
+    def links(self, makespan_s: float) -> pd.DataFrame:
+        """Return the table of links: bytes per phase and in all, and the share of capacity used over *makespan_s*."""
+        links = self._network.links.copy()
+        for phase, loads in self._link_bytes.items():
+            links[f"{phase}_bytes"] = loads
+        links["bytes"] = sum(self._link_bytes.values(), np.zeros(len(links)))
+        links["utilisation"] = links["bytes"] / (links["capacity_bytes_per_s"] * makespan_s)
+        return links
+
+
+def _spans(step: int, cost: StepCost, start: np.ndarray) -> pd.DataFrame:
+    """Return the spans of one step, zero-length ones left out."""
+    layer, phase, device = np.nonzero(cost.present[:, :, None] & (cost.seconds > 0))
+    begin = start[layer, phase, device]
+    server = np.where(SYNC[phase] == LOCAL, "processor", "links")
+    last = cost.present.shape[0] - 1
+    return pd.DataFrame({
+        "step": step, "layer": np.where(layer == last, -1, layer), "device": device, "server": server,
+        "phase": np.array(PHASES)[phase], "start_s": begin, "end_s": begin + cost.seconds[layer, phase, device]})

@@ -1,0 +1,125 @@
+"""From the experts that a step's tokens chose to tokens per expert slot and copies between devices.
+
+Letters: T tokens of the step, L layers with experts, k experts per token, D devices, S slots of a device
+(the experts it holds in a layer, in ascending order). Two functions, one per meaning of expert
+parallelism (design section 5); both are loops over tokens compiled by numba, with plain twins in the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from moesim.placement.placement import Placement
+
+
+@dataclass(frozen=True)
+class SlotMap:
+    """Where the replicas of each expert are.
+
+    ``device``: int32 [L, E, R], the devices of an expert's replicas, -1 where it has fewer than R. ``slot``: int32 of
+    the same shape, which slot of that device. ``n_slots``: S, the most slots of a device in a layer.
+    """
+
+    device: np.ndarray
+    slot: np.ndarray
+    n_slots: int
+
+    @classmethod
+    def of(cls, placement: Placement) -> SlotMap:
+        """Return the slots of *placement*."""
+        replicas = placement.replicas
+        n_replicas = replicas.sum(axis=2)
+        shape = (*replicas.shape[:2], int(n_replicas.max()))
+        device, slot = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+        slot_of = np.cumsum(replicas, axis=1) - 1
+        layer, expert, where = np.nonzero(replicas)
+        first = np.cumsum(n_replicas.ravel()) - n_replicas.ravel()
+        rank = np.arange(len(where)) - np.repeat(first, n_replicas.ravel())
+        device[layer, expert, rank] = where
+        slot[layer, expert, rank] = slot_of[layer, expert, where]
+        return cls(device, slot, int(replicas.sum(axis=1).max()))
+
+
+@njit(cache=True)
+def _replica(device: np.ndarray, here: int, per_node: int, turn: int) -> int:
+    """Return which replica a token on device *here* uses: one here, else one in the node, else they take turns."""
+    n = 0
+    near = -1
+    for r in range(device.shape[0]):
+        if device[r] < 0:
+            break
+        if device[r] == here:
+            return r
+        if near < 0 and device[r] // per_node == here // per_node:
+            near = r
+        n += 1
+    return near if near >= 0 else turn % n
+
+
+@njit(cache=True)
+def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies):  # type: ignore[no-untyped-def]
+    """Count tokens per slot and copies per pair of devices for tokens that return *home* after every layer.
+
+    *experts* uint16 [T, L, k], *home* int32 [T]; adds to *tokens* int32 [L, D, S] and *copies* float64 [L, D, D]
+    (source, destination; the diagonal holds what stays). With *deduplicate* a token is copied once to a device that
+    holds several of its experts.
+    """
+    seen = np.full(tokens.shape[1], -1, np.int64)
+    for t in range(experts.shape[0]):
+        here = home[t]
+        for l in range(experts.shape[1]):
+            visit = t * experts.shape[1] + l
+            for j in range(experts.shape[2]):
+                e = experts[t, l, j]
+                r = _replica(device[l, e], here, per_node, visit)
+                d = device[l, e, r]
+                tokens[l, d, slot[l, e, r]] += 1
+                if not deduplicate or seen[d] != visit:
+                    copies[l, here, d] += 1
+                    seen[d] = visit
+
+
+@njit(cache=True)
+def follow(experts, where, device, slot, per_node, tokens, copies, returns):  # type: ignore[no-untyped-def]
+    """Count the same for tokens that stay where their first expert is (context-coherent, ExFlow).
+
+    *where* int32 [T, L + 1] has in its first column the device where each token starts; the others are filled with
+    where it is after each layer. *copies* counts what goes to the devices of its experts, *returns* the partial sums
+    sent from there to the device of its first expert (both float64 [L, D, D]).
+    """
+    seen = np.full(tokens.shape[1], -1, np.int64)
+    for t in range(experts.shape[0]):
+        for l in range(experts.shape[1]):
+            here = where[t, l]
+            there = here
+            visit = t * experts.shape[1] + l
+            for j in range(experts.shape[2]):
+                e = experts[t, l, j]
+                r = _replica(device[l, e], here, per_node, visit)
+                d = device[l, e, r]
+                tokens[l, d, slot[l, e, r]] += 1
+                if j == 0:
+                    there = d
+                if seen[d] != visit:
+                    seen[d] = visit
+                    copies[l, here, d] += 1
+                    if d != there:
+                        returns[l, d, there] += 1
+            where[t, l + 1] = there
+
+
+@njit(cache=True)
+def owned(experts, device, slot, tokens):  # type: ignore[no-untyped-def]
+    """Add to *tokens* int32 [L, D, S] the work of tokens that every device has: each runs its own experts.
+
+    The replicas of an expert take turns.
+    """
+    for t in range(experts.shape[0]):
+        for l in range(experts.shape[1]):
+            for j in range(experts.shape[2]):
+                e = experts[t, l, j]
+                r = _replica(device[l, e], -1, 1, t)
+                tokens[l, device[l, e, r], slot[l, e, r]] += 1

@@ -1,0 +1,53 @@
+"""The step engine: start and end of every phase on every device, layer by layer, as arrays.
+
+It evaluates exactly what the event engine does, without events: a phase starts when its device (and the
+devices that it waits for) finished the phase before. A law of the tests: both agree to 1e-9.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from moesim.sim.cost import ALL, GROUP, SYNC, StepCost
+
+
+class StepClock:
+    """Time as a number: each step is evaluated in one call."""
+
+    def __init__(self, n_devices: int, tp: int):
+        self.now = 0.0
+        self._ready = np.zeros(n_devices)
+        self._tp = tp
+
+    def wait_until(self, time_s: float) -> None:
+        """Let time pass to *time_s*."""
+        self.now = max(self.now, time_s)
+
+    def run(self, cost: StepCost) -> np.ndarray:
+        """Run one step; return the start of every phase, float64 [layers + 1, PHASES, devices] (NaN where absent)."""
+        self._ready[:] = self.now
+        start = np.full_like(cost.seconds, np.nan)
+        _advance(cost.seconds, cost.present, SYNC, self._tp, self._ready, start)
+        self.now = float(self._ready.max())
+        return start
+
+
+@njit(cache=True)
+def _advance(seconds, present, sync, tp, ready, start):  # type: ignore[no-untyped-def]
+    """Fill *start* and move *ready* (both seconds; [layers, phases, devices] and [devices]) through all phases."""
+    n_devices = ready.shape[0]
+    for layer in range(seconds.shape[0]):
+        for phase in range(seconds.shape[1]):
+            if not present[layer, phase]:
+                continue
+            width = 1
+            if sync[phase] == GROUP:
+                width = tp
+            elif sync[phase] == ALL:
+                width = n_devices
+            for first in range(0, n_devices, width):
+                begin = ready[first : first + width].max()
+                for d in range(first, first + width):
+                    start[layer, phase, d] = begin
+                    ready[d] = begin + seconds[layer, phase, d]
