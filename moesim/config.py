@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
@@ -35,8 +43,8 @@ class Problem:
     fact: str
 
     def __str__(self) -> str:
-        where = f"{self.place[0]}:{self.place[1]}: " if self.place else ""
-        return f"{where}{self.path}: {self.fact}" if self.path else f"{where}{self.fact}"
+        file, line = self.place or ("", 0)
+        return ": ".join(text for text in (f"{file}:{line}" if line else file, self.path, self.fact) if text)
 
 
 class ConfigError(ValueError):
@@ -70,12 +78,20 @@ class Document:
 class Spec(BaseModel):
     """A frozen description read from YAML: unknown keys are errors, defaults are part of the class."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
     _document: Document | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare fields: where they were read from does not matter."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # arrays and mappings inside
 
     @model_validator(mode="wrap")
     @classmethod
-    def _suggest_known_keys(cls, data: Any, handler: Any) -> Any:
+    def _read_mapping(cls, data: Any, handler: Any) -> Any:
+        if isinstance(data, dict):  # a frozen spec holds tuples; text has lists
+            data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         try:
             return handler(data)
         except ValidationError as error:
@@ -92,14 +108,19 @@ class Spec(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
+# Pydantic's own complaints that say what is wanted but not what was given.
+_ABOUT_A_VALUE = {"bool_type", "dict_type", "float_type", "greater_than", "greater_than_equal", "int_type", "less_than",
+                  "less_than_equal", "literal_error", "model_type", "string_type", "tuple_type"}
+
+
 def _explain(error: dict[str, Any], known: list[str]) -> InitErrorDetails:
     kind, message, loc = error["type"], error["msg"].removeprefix("Value error, "), error["loc"]
     if kind == "extra_forbidden" and len(loc) == 1:
         kind, message = "unknown_key", f"unknown key{suggest(loc[0], known)}"
     elif kind == "missing" and len(loc) == 1:
         message = "missing; add it"
-    elif kind.endswith("_type") or kind.endswith("_parsing"):
-        message = f"{message}, got {error['input']!r}"
+    elif kind in _ABOUT_A_VALUE and not message.endswith(got := f", got {error['input']!r}"):
+        message += got
     return InitErrorDetails(type=PydanticCustomError(kind, _literal(message)), loc=loc, input=error["input"])
 
 
@@ -147,11 +168,13 @@ def find_file(name: str, folder: Path) -> Path:
     raise ValueError(f"no file {name!r} in {', '.join(str(p) for p in dict.fromkeys(places))}; correct the path")
 
 
-def _data_path(value: Path, info: ValidationInfo) -> Path:
+def _data_path(value: Any, info: ValidationInfo) -> Path:
+    if not isinstance(value, str | Path):
+        raise ValueError(f"{value!r} is not a path")
     return find_file(str(value), (info.context or {}).get("folder", Path.cwd()))
 
 
-DataPath = Annotated[Path, AfterValidator(_data_path)]
+DataPath = Annotated[Path, BeforeValidator(_data_path)]
 
 
 def read(path: str | Path) -> Document:
@@ -204,11 +227,9 @@ def _plain(node: Node, path: Path_, document: Document, source: tuple[YAML, str]
             mapping[key] = _plain(value_node, here, document, source)
         return mapping
     if isinstance(node, SequenceNode):
-        values = []
         for i, item in enumerate(node.value):
             document.marks[(*path, i)] = (name, item.start_mark.line + 1)
-            values.append(_plain(item, (*path, i), document, source))
-        return values
+        return [_plain(item, (*path, i), document, source) for i, item in enumerate(node.value)]
     return yaml.constructor.construct_object(node, deep=True)
 
 
@@ -226,11 +247,9 @@ def load(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:
 
 def build(cls: type[T], document: Document, overrides: Iterable[str] = ()) -> T:
     """Return *document* as a checked *cls*: graft named files, apply *overrides*, validate."""
-    overrides = tuple(overrides)
     graft(cls, document)
     for text in overrides:
         _override(document, text)
-    if overrides:
         graft(cls, document)
     return validate(cls, document)
 
@@ -301,7 +320,7 @@ def _override(document: Document, text: str) -> None:
             return
     data[keys[-1]] = YAML(typ="safe", pure=True).load(value)
     document.marks = {p: place for p, place in document.marks.items() if p[: len(keys)] != keys}
-    document.marks[keys] = (f"override {text}", 1)
+    document.marks[keys] = (f"override {text}", 0)  # no line
 
 
 def validate(cls: type[T], document: Document) -> T:
@@ -323,7 +342,7 @@ def _problem(error: Any, document: Document) -> Problem:
     path: Path_ = ()
     loc = error["loc"]
     for i, step in enumerate(loc):  # pydantic adds the tags of unions to the path: they are not in the text
-        last = i == len(loc) - 1 and error["type"] == "missing"
+        last = i == len(loc) - 1 and error["type"] in ("missing", "unknown_key")
         if (*path, step) in document.marks or last or error["type"] == "fact":
             path = (*path, step)
-    return Problem(document.place(path), _dotted(path), error["msg"])
+    return Problem(document.place(path), _dotted(path), error["msg"].removeprefix("Value error, "))

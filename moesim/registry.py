@@ -12,7 +12,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -38,17 +38,17 @@ class UnknownPart(ValueError):
 
 def part(cls: type) -> Any:
     """Make *cls* a part: a frozen dataclass whose parameters are validated and may not be unknown."""
-    return _dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+    return _dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
 
 
-@lru_cache(maxsize=None)
+@cache
 def names(kind: str) -> tuple[str, ...]:
     """Return the sorted names of all parts of *kind*."""
     package = importlib.import_module(KINDS[kind][0])
     return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
 
 
-@lru_cache(maxsize=None)
+@cache
 def find(kind: str, name: str) -> type:
     """Return the class of the part *name* of *kind*. Raises ``UnknownPart`` with the nearest names."""
     if name not in names(kind):
@@ -92,7 +92,7 @@ def make(kind: str, value: Any) -> Any:
     if "name" not in value:
         raise UnknownPart(f"a {kind.replace('_', ' ')} needs a name, one of: {', '.join(names(kind))}")
     cls = find(kind, str(value["name"]))
-    options = {k: v for k, v in value.items() if k != "name"}
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "name"}
     known = [f.name for f in dataclasses.fields(cls)]
     for key in options:
         if key not in known:

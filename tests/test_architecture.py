@@ -27,6 +27,7 @@ FLOORS = [
     {"trace_checks"},
     {"trace_loops"},
     {"requests", "hardware", "model"},
+    {"attention"},
     {"layers"},
     {"config"},
     {"registry", "units"},

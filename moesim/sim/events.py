@@ -11,7 +11,7 @@ from collections.abc import Generator
 import numpy as np
 import simpy
 
-from moesim.sim.cost import ALL, GROUP, LOCAL, SYNC, StepCost
+from moesim.sim.cost import GROUP, LOCAL, SYNC, StepCost
 from moesim.sim.server import Server
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from moesim import kernels
-from moesim.layers import DTYPE_BYTES, Gemm
+from moesim.layers import Gemm
 from moesim.scenario import Scenario
 
 # Values moved per token and hidden unit around one attention or feed-forward block: the norm with residual addition
@@ -48,14 +48,21 @@ class Operators:
         mean = kv_tokens / np.maximum(batch, 1)
         return self._kernels[self._model.dtype.activations].time_s(
             "attention_decode", batch=batch, kv_len=mean, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
-            head_dim_v=v_dim)
+            head_dim_v=v_dim, kv_values=self._model.attention.kv_values(self._tp))
 
     def prefill_attention(self, prompt_tokens: np.ndarray, window: int) -> np.ndarray:
-        """Return the seconds of each whole prompt of *prompt_tokens*, looking back at most *window* tokens (0: all)."""
+        """Return the seconds of each whole prompt of *prompt_tokens*, looking back at most *window* tokens (0: all).
+
+        A window shorter than the prompt is put to the kernel model as the context length with the same causal work:
+        q w - w (w - 1) / 2 pairs = q (kv - (q - 1) / 2).
+        """
         heads, kv_heads, qk_dim, v_dim = self._model.attention_shape(self._tp, "prefill")
+        q = np.asarray(prompt_tokens, float)
+        w = np.minimum(q, window) if window else q
+        kv = w - w * (w - 1) / (2 * q) + (q - 1) / 2
         return self._kernels[self._model.dtype.activations].time_s(
-            "attention_prefill", batch=1, q_len=prompt_tokens, kv_len=prompt_tokens, heads_q=heads, heads_kv=kv_heads,
-            head_dim=qk_dim, head_dim_v=v_dim, window=window)
+            "attention_prefill", batch=1, q_len=q, kv_len=kv, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
+            head_dim_v=v_dim)
 
     def gate(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the gate: norm, projection, choice of experts, permutation."""
@@ -68,7 +75,7 @@ class Operators:
         model = self._model
         return self._kernels[model.dtype.experts].time_s(
             "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden, inter=model.moe.ffn,
-            weight_bytes=DTYPE_BYTES[model.dtype.experts])
+            matrices=3 if model.gated_ffn else 2)
 
     def shared(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the shared experts, whole on every device."""
