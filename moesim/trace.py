@@ -21,6 +21,7 @@ import pandas as pd
 
 from moesim import registry, trace_file
 from moesim.trace_checks import (
+    COLUMNS,
     DECODE,
     PHASES,
     PREFILL,
@@ -32,7 +33,7 @@ from moesim.trace_checks import (
     checked_tokens,
 )
 
-__all__ = ["DECODE", "PHASES", "PREFILL", "RoutingTrace", "TraceError", "read_trace", "step_counts"]
+__all__ = ["DECODE", "PHASES", "PREFILL", "RoutingTrace", "TraceError", "read_trace"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,20 +77,19 @@ class RoutingTrace:
         *step* is 0 for prefill and the position for decode (all requests run side by side), *token_id* is
         unknown (-1) and *domain* "unknown".
         """
-        n_tokens = len(experts)
-        request = np.broadcast_to(0 if request is None else request, n_tokens)
+        given = {"request": 0 if request is None else request, "step": step, "position": position,
+                 "phase": PREFILL if phase is None else phase, "token_id": -1 if token_id is None else token_id,
+                 "domain": UNKNOWN if domain is None else domain}
+        n_tokens = len(experts) if np.ndim(experts) else 0
+        for name, values in given.items():
+            if np.ndim(values) and np.shape(values) != (n_tokens,):
+                raise TraceError(f"{name} has shape {list(np.shape(values))} but experts has {n_tokens} tokens")
+        columns = pd.DataFrame(given, index=range(n_tokens), columns=list(COLUMNS))
         if position is None:
-            position = pd.Series(request).groupby(request).cumcount().to_numpy()
-        phase = np.broadcast_to(PREFILL if phase is None else phase, n_tokens)
-        position = np.asarray(position)
+            columns["position"] = columns.groupby("request").cumcount()
         if step is None:
-            step = np.where(phase == DECODE, position, 0)
-        columns = {"request": request, "step": step, "position": position, "phase": phase,
-                   "token_id": -1 if token_id is None else token_id, "domain": UNKNOWN if domain is None else domain}
-        for name, values in columns.items():
-            if np.ndim(values) and len(values) != n_tokens:
-                raise TraceError(f"{name} has {len(values)} entries but experts has {n_tokens} tokens")
-        return cls(pd.DataFrame(columns, index=range(n_tokens)), experts, probs, n_experts, top_k, meta)
+            columns["step"] = columns["position"].where(columns["phase"] == DECODE, 0)
+        return cls(columns, experts, probs, n_experts, top_k, meta)
 
     @property
     def n_tokens(self) -> int:
@@ -127,10 +127,13 @@ class RoutingTrace:
             if rows.shape != (self.n_tokens,):
                 raise TraceError(f"the mask has shape {list(rows.shape)} but the trace has {self.n_tokens} tokens")
             rows = np.flatnonzero(rows)
-        if not len(rows):
+        if not rows.size:
             raise TraceError(f"the selection keeps none of the {self.n_tokens} tokens; a trace needs at least one")
-        if rows.min() < -self.n_tokens or rows.max() >= self.n_tokens:
-            raise TraceError(f"row {rows.max()} is selected but the trace has {self.n_tokens} tokens")
+        if rows.dtype.kind not in "iu" or rows.ndim != 1:
+            raise TraceError(f"rows has dtype {rows.dtype} and shape {list(rows.shape)}; give a mask or row numbers")
+        if rows.min() < 0 or rows.max() >= self.n_tokens:
+            bad = rows[(rows < 0) | (rows >= self.n_tokens)][0]
+            raise TraceError(f"row {bad} is selected but the trace has {self.n_tokens} tokens, from row 0")
         return dataclasses.replace(self, tokens=self.tokens.iloc[rows], experts=self.experts[rows],
                                    probs=None if self.probs is None else self.probs[rows])
 
@@ -237,30 +240,8 @@ def read_trace(path: str | Path, format: str | None = None) -> RoutingTrace:
     fitting = [reader for reader in readers if reader.matches(path)]
     if len(fitting) == 1:
         return fitting[0].read(path)
-    known = ", ".join(registry.names("format"))
     if not fitting:
-        raise TraceError(f"{path}: no reader knows this file; name one with format=..., known: {known}")
+        raise TraceError(f"{path}: no format fits a file that ends in {path.suffix!r}"
+                         f"{registry.suggest(path.suffix, registry.names('format'))}; rename it or give format=...")
     raise TraceError(f"{path}: several readers know this file ({', '.join(map(registry.name_of, fitting))}); "
                      "name one with format=...")
-
-
-def step_counts(source: str | Path | RoutingTrace) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps, int32 [S] ascending, and the tokens per expert in each, int32 [S, L, E].
-
-    A Parquet file is streamed: memory stays at the counts plus one batch of rows, whatever its size.
-    """
-    from moesim.trace_loops import add_step_counts
-
-    if not isinstance(source, RoutingTrace) and not trace_file.is_trace_file(source):
-        source = read_trace(source)
-    if isinstance(source, RoutingTrace):
-        sizes, step = source.meta, source.tokens["step"].to_numpy()
-        batches: Iterable[tuple[np.ndarray, np.ndarray]] = [(step, source.experts)]
-    else:
-        sizes, step = trace_file.read_meta(source), trace_file.read_column(source, "step")
-        batches = ((tokens["step"], experts) for tokens, experts in trace_file.scan(source, ("step",)))
-    steps = np.unique(step).astype(np.int32)
-    counts = np.zeros((len(steps), sizes["n_layers"], sizes["n_experts"]), dtype=np.int32)
-    for batch_step, experts in batches:
-        add_step_counts(experts, sizes["top_k"], np.searchsorted(steps, batch_step), counts)
-    return steps, counts

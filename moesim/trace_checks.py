@@ -65,9 +65,8 @@ def _shaped(experts: Any, n_experts: int, top_k: int) -> np.ndarray:
         raise TraceError(f"top_k is {top_k} but experts has {experts.shape[2]} ranked candidates per layer "
                          "(its last axis); top_k lies in 1..n_ranked")
     if experts.dtype != np.uint16:
-        outside = (experts < 0) | (experts >= 1 << 16)
-        if outside.any():
-            row, layer, rank = (int(i) for i in np.argwhere(outside)[0])
+        if experts.min() < 0 or experts.max() >= 1 << 16:
+            row, layer, rank = (int(i) for i in np.argwhere((experts < 0) | (experts >= 1 << 16))[0])
             raise TraceError(f"token row {row}, layer {layer}: expert {experts[row, layer, rank]} is out of range, "
                              f"ids go from 0 to {n_experts - 1}; drop padding (-1) rows")
     experts = np.ascontiguousarray(experts, dtype=np.uint16).view()
@@ -85,7 +84,8 @@ def checked_probs(probs: Any, shape: tuple[int, ...]) -> np.ndarray | None:
                          "belongs to each ranked expert")
     if probs.dtype.kind != "f":
         raise TraceError(f"probs has dtype {probs.dtype}; probabilities are floats, stored as float16")
-    probs = probs.astype(np.float16, copy=False).view()
+    with np.errstate(over="ignore"):  # too large for float16 is too large for a probability: refused below
+        probs = probs.astype(np.float16, copy=False).view()
     probs.flags.writeable = False
     bits = probs.view(np.uint16)
     for start in range(0, len(probs), _CHUNK):
@@ -143,7 +143,10 @@ def _domains(column: pd.Series) -> pd.Categorical:
         if UNKNOWN not in column.cat.categories:
             column = column.cat.add_categories([UNKNOWN])
         column = column.fillna(UNKNOWN)
-    return pd.Categorical(column, categories=sorted(column.cat.remove_unused_categories().cat.categories))
+    column = column.cat.remove_unused_categories()
+    names = sorted(column.cat.categories)  # one order, so that equal traces are equal tables
+    code_of = pd.Index(names).get_indexer(column.cat.categories)
+    return pd.Categorical.from_codes(code_of[column.cat.codes], categories=names)
 
 
 def _check_order(request: np.ndarray, position: np.ndarray, step: np.ndarray) -> None:
@@ -172,7 +175,6 @@ def checked_meta(meta: dict[str, Any], facts: dict[str, int]) -> dict[str, Any]:
         raise TraceError(f"meta names {len(indices)} moe_layer_indices but the trace has {facts['n_layers']} layers")
     full = {"version": VERSION} | dict.fromkeys(DESCRIPTIVE) | {"synthetic": False} | meta | facts
     try:
-        json.dumps(full)
-    except TypeError as error:
+        return json.loads(json.dumps(full, allow_nan=False))  # what a file would give back
+    except (TypeError, ValueError) as error:
         raise TraceError(f"meta is stored as JSON: {error}; convert arrays with .tolist()") from None
-    return full

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from moesim.trace_checks import INTEGER_COLUMNS, STRUCTURAL, UNKNOWN, VERSION, TraceError, checked_experts
 
 KEY = b"moesim"
+LISTS = ("experts", "probs")
 ROW_GROUP = 1 << 16  # token rows; about 60 MB of ids for 58 layers x 8
 _BATCH = 1 << 14  # token rows decoded at a time
 
@@ -46,6 +47,8 @@ class TraceWriter:
             raise TraceError(f"{path}: meta lacks {', '.join(missing)}; take it from a RoutingTrace")
         self._schema = schema(meta["n_layers"], meta["n_ranked"], probs, meta)
         self._path = Path(path)
+        if not self._path.parent.is_dir():
+            raise TraceError(f"{path}: the folder {self._path.parent} does not exist; create it first")
         self._partial = self._path.with_name(self._path.name + ".partial")
         # Dictionaries suit ids (at most E values) and every reader knows them; probabilities hardly repeat.
         dictionaries = [*INTEGER_COLUMNS, "domain", "experts.list.element"]
@@ -111,6 +114,11 @@ def _checked_form(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
     missing = [key for key in STRUCTURAL if key not in meta]
     if missing:
         raise TraceError(f"{path}: the metadata under 'moesim' lacks {', '.join(missing)}")
+    for key in STRUCTURAL:
+        if not isinstance(meta[key], int) or meta[key] < 1:
+            raise TraceError(f"{path}: the metadata under 'moesim' has {key} = {meta[key]!r}, not a positive integer")
+    if not file.metadata.num_rows:
+        raise TraceError(f"{path}: the file has no rows; a trace needs at least one token")
     if meta["version"] != VERSION:
         raise TraceError(f"{path}: version {meta['version']} of the trace form; this moesim reads {VERSION}")
     wanted = schema(meta["n_layers"], meta["n_ranked"], "probs" in found.names, {})
@@ -168,7 +176,9 @@ def _batches(path: str | Path, file: pq.ParquetFile, columns: list[str]) -> Iter
     # One thread: a single column has nothing to decode in parallel, and hand-over halves the speed (measured).
     for batch in file.iter_batches(batch_size=_BATCH, columns=columns, use_threads=False):
         for name in columns:
-            if batch.column(name).null_count and name != "domain":
+            column = batch.column(name)
+            empty = column.null_count or (name in LISTS and column.flatten().null_count)
+            if empty and name != "domain":
                 raise TraceError(f"{path}: column {name!r} has empty cells near row {start}; every token needs one")
         yield start, batch
         start += batch.num_rows
@@ -176,6 +186,7 @@ def _batches(path: str | Path, file: pq.ParquetFile, columns: list[str]) -> Iter
 
 def _values(column: pa.Array, meta: dict[str, Any]) -> Any:
     if pa.types.is_fixed_size_list(column.type):
+        # flatten, unlike values, respects the slice of the batch; both leave the ids where Arrow has them
         return column.flatten().to_numpy().reshape(len(column), meta["n_layers"], meta["n_ranked"])
     if pa.types.is_dictionary(column.type):
         return [UNKNOWN if name is None else name for name in column.to_pylist()]
@@ -195,8 +206,7 @@ def read_arrays(path: str | Path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray 
     shape = (n_tokens, meta["n_layers"], meta["n_ranked"])
     experts = np.empty(shape, dtype=np.uint16)
     probs = np.empty(shape, dtype=np.float16) if "probs" in columns else None
-    lists = ["experts"] + (["probs"] if probs is not None else [])
-    for start, batch in _batches(path, file, lists):
+    for start, batch in _batches(path, file, [name for name in LISTS if name in columns]):
         stop = start + batch.num_rows
         experts[start:stop] = _values(batch.column("experts"), meta)
         if probs is not None:

@@ -7,10 +7,14 @@ layers, K = top-k, E experts. Every function of one layer returns [L], of two ad
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from moesim.trace import RoutingTrace
+from moesim.trace import RoutingTrace, read_trace
+from moesim.trace_file import is_trace_file, read_column, read_meta, scan
 
 
 def load_imbalance(trace: RoutingTrace) -> np.ndarray:
@@ -123,6 +127,28 @@ def summary(trace: RoutingTrace, seed: int = 0) -> pd.Series:
     sizes = {"tokens": trace.n_tokens, "requests": len(trace.requests), "layers": trace.n_layers,
              "experts": trace.n_experts, "top_k": trace.top_k}
     return pd.concat([pd.Series(sizes, dtype=float), per_layer(trace, seed).mean()])
+
+
+def step_counts(source: str | Path | RoutingTrace) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps, int32 [S] ascending, and the tokens per expert in each, int32 [S, L, E].
+
+    A Parquet file is streamed: memory stays at the counts plus one batch of rows, whatever its size.
+    """
+    from moesim.trace_loops import add_step_counts
+
+    if not isinstance(source, RoutingTrace) and not is_trace_file(source):
+        source = read_trace(source)
+    if isinstance(source, RoutingTrace):
+        sizes, step = source.meta, source.tokens["step"].to_numpy()
+        batches: Iterable[tuple[np.ndarray, np.ndarray]] = [(step, source.experts)]
+    else:
+        sizes, step = read_meta(source), read_column(source, "step")
+        batches = ((tokens["step"], experts) for tokens, experts in scan(source, ("step",)))
+    steps = np.unique(step).astype(np.int32)
+    counts = np.zeros((len(steps), sizes["n_layers"], sizes["n_experts"]), dtype=np.int32)
+    for batch_step, experts in batches:
+        add_step_counts(experts, sizes["top_k"], np.searchsorted(steps, batch_step), counts)
+    return steps, counts
 
 
 def _top1_counts(trace: RoutingTrace) -> np.ndarray:

@@ -49,13 +49,21 @@ class Engine:
     def run(self) -> Result:
         """Serve every request; return the tables."""
         while not self._queue.done:
-            self._queue.arrive(self._clock.now)
-            plan = self._scenario.scheduler.plan(self._queue.view(), self._scenario.request_router)
-            if len(plan.prefill) + len(plan.decode) == 0:
-                self._idle()
-                continue
-            self._step(plan)
+            self.advance()
         return self._result()
+
+    def advance(self) -> None:
+        """Run one step or, if nothing can run, let time pass until the next request arrives."""
+        self._queue.arrive(self._clock.now)
+        plan = self._scenario.scheduler.plan(self._queue.view(), self._scenario.request_router)
+        if len(plan.prefill) + len(plan.decode):
+            self._step(plan)
+        else:
+            self._idle()
+
+    def steps(self) -> pd.DataFrame:
+        """Return the table of the steps so far."""
+        return self._record.steps()
 
     def _idle(self) -> None:
         """Wait for the next request to arrive."""
@@ -130,7 +138,7 @@ def _meta(inputs: Inputs) -> dict[str, Any]:
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,
         "trace": {k: trace.meta.get(k) for k in ("model", "origin", "licence", "synthetic")}
         | {"join": scenario.trace.join, "evaluation_tokens": trace.n_tokens},
-        "placement": inputs.placement.info,
+        "placement": {k: v for k, v in inputs.placement.info.items() if k != "seconds"},  # results hold no wall time
         "devices": {"count": scenario.hardware.n_devices, "idle_power_w": device.idle_power,
                     "busy_power_w": device.busy_power},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}

@@ -107,7 +107,7 @@ TABLES = {"dispatch_combine": DISPATCH_COMBINE, "context_coherent": CONTEXT_COHE
 def scenario(tmp_path: Path) -> moesim.Scenario:
     """Write the trace of four requests, and the scenario that replays the two of its evaluation part."""
     table = {"request": [0, 0, 1, 1, 2, 2, 3, 3], "position": [0, 1] * 4, "phase": [0, 1] * 4, "model": "hand"}
-    ones = moesim.RoutingTrace.from_arrays(np.ones((8, 1, 1)), n_experts=2, top_k=1, **table)
+    ones = moesim.RoutingTrace.from_arrays(np.ones((8, 1, 1), int), n_experts=2, top_k=1, **table)
     first = ones.evaluation(0.5, seed=0).tokens["request"].iloc[0]
     experts = [0 if request == first and phase == 1 else 1
                for request, phase in zip(table["request"], table["phase"], strict=True)]

@@ -1,0 +1,122 @@
+"""The compiled loops of moesim.sim.routing against plain Python that follows one token at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moesim.placement.placement import Placement
+from moesim.sim import routing
+
+
+def a_placement(rng: np.random.Generator, layers: int, experts: int, devices: int, extra: int) -> Placement:
+    """Return a random placement with *extra* replicas per layer beside the first ones."""
+    replicas = np.zeros((layers, experts, devices), bool)
+    for layer in range(layers):
+        replicas[layer, np.arange(experts), rng.integers(devices, size=experts)] = True
+        replicas[layer, rng.integers(experts, size=extra), rng.integers(devices, size=extra)] = True
+    return Placement(replicas, {})
+
+
+def replica(placement: Placement, layer: int, expert: int, here: int, per_node: int, turn: int) -> int:
+    """Return the device whose replica a token on *here* uses: its own, one of its node, else they take turns."""
+    devices = np.flatnonzero(placement.replicas[layer, expert])
+    if here in devices:
+        return here
+    near = [d for d in devices if d // per_node == here // per_node]
+    return int(near[0] if near else devices[turn % len(devices)])
+
+
+CASES = st.tuples(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 9), st.sampled_from([2, 4, 6]), st.integers(0, 5))
+
+
+@given(CASES, st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_dispatch(case: tuple[int, int, int, int, int], deduplicate: bool) -> None:
+    seed, layers, experts, devices, extra = case
+    rng = np.random.default_rng(seed)
+    placement, slots = _placed(rng, layers, experts, devices, extra)
+    chosen = _chosen(rng, 17, layers, experts, min(3, experts))
+    home = rng.integers(devices, size=17).astype(np.int32)
+    tokens = np.zeros((layers, devices, slots.n_slots), np.int32)
+    copies = np.zeros((layers, devices, devices))
+    routing.dispatch(chosen, home, slots.device, slots.slot, 2, deduplicate, tokens, copies)
+
+    load: Counter[tuple[int, int, int]] = Counter()
+    sent: Counter[tuple[int, int, int]] = Counter()
+    for t, (here, row) in enumerate(zip(home, chosen, strict=True)):
+        for layer, picked in enumerate(row):
+            where = [replica(placement, layer, e, here, 2, t * layers + layer) for e in picked]
+            load.update((layer, d, int(e)) for d, e in zip(where, picked, strict=True))
+            sent.update((layer, int(here), d) for d in (set(where) if deduplicate else where))
+    _compare(placement, tokens, load)
+    assert {k: v for k, v in np.ndenumerate(copies) if v} == dict(sent)
+    assert tokens.sum() == chosen.size  # tokens x k = routed ids
+
+
+@given(CASES)
+@settings(max_examples=40, deadline=None)
+def test_follow(case: tuple[int, int, int, int, int]) -> None:
+    seed, layers, experts, devices, extra = case
+    rng = np.random.default_rng(seed)
+    placement, slots = _placed(rng, layers, experts, devices, extra)
+    chosen = _chosen(rng, 17, layers, experts, min(3, experts))
+    where = np.full((17, layers + 1), -1, np.int32)
+    where[:, 0] = rng.integers(devices, size=17)
+    tokens = np.zeros((layers, devices, slots.n_slots), np.int32)
+    copies, returns = np.zeros((2, layers, devices, devices))
+    routing.follow(chosen, where, slots.device, slots.slot, 2, tokens, copies, returns)
+
+    load: Counter[tuple[int, int, int]] = Counter()
+    sent: Counter[tuple[int, int, int]] = Counter()
+    back: Counter[tuple[int, int, int]] = Counter()
+    for t, row in enumerate(chosen):
+        here = int(where[t, 0])
+        for layer, picked in enumerate(row):
+            devs = [replica(placement, layer, e, here, 2, t * layers + layer) for e in picked]
+            load.update((layer, d, int(e)) for d, e in zip(devs, picked, strict=True))
+            sent.update((layer, here, d) for d in set(devs))
+            back.update((layer, d, devs[0]) for d in set(devs) - {devs[0]})
+            here = devs[0]
+            assert where[t, layer + 1] == here
+    _compare(placement, tokens, load)
+    assert {k: v for k, v in np.ndenumerate(copies) if v} == dict(sent)
+    assert {k: v for k, v in np.ndenumerate(returns) if v} == dict(back)
+
+
+@pytest.mark.parametrize("extra", [0, 4])
+def test_owned(extra: int) -> None:
+    rng = np.random.default_rng(0)
+    placement, slots = _placed(rng, 3, 5, 4, extra)
+    chosen = _chosen(rng, 29, 3, 5, 2)
+    tokens = np.zeros((3, 4, slots.n_slots), np.int32)
+    routing.owned(chosen, slots.device, slots.slot, tokens)
+    load: Counter[tuple[int, int, int]] = Counter()
+    for t, row in enumerate(chosen):
+        for layer, picked in enumerate(row):
+            for e in picked:
+                devices = np.flatnonzero(placement.replicas[layer, e])
+                load[layer, int(devices[t % len(devices)]), int(e)] += 1
+    _compare(placement, tokens, load)
+
+
+def _placed(rng: np.random.Generator, layers: int, experts: int, devices: int, extra: int) -> tuple[Placement, routing.SlotMap]:
+    placement = a_placement(rng, layers, experts, devices, extra)
+    return placement, routing.SlotMap.of(placement)
+
+
+def _chosen(rng: np.random.Generator, tokens: int, layers: int, experts: int, k: int) -> np.ndarray:
+    return np.argsort(rng.random((tokens, layers, experts)), axis=2)[:, :, :k].astype(np.uint16)
+
+
+def _compare(placement: Placement, tokens: np.ndarray, load: Counter[tuple[int, int, int]]) -> None:
+    """Check *tokens* [L, D, S] against *load*: slots of a device are its experts in ascending order."""
+    found = {}
+    for (layer, device, slot), n in np.ndenumerate(tokens):
+        if n:
+            found[layer, device, int(np.flatnonzero(placement.replicas[layer, :, device])[slot])] = int(n)
+    assert found == dict(load)
