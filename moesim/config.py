@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,55 +25,12 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from moesim.document import ConfigError, Document, KeyPath, Problem, dotted, read
 from moesim.registry import suggest
 
-Place = tuple[str, int]
-Path_ = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One mistake: where it is (file, line, dotted path) and the fact with its remedy."""
-
-    place: Place | None
-    path: str
-    fact: str
-
-    def __str__(self) -> str:
-        file, line = self.place or ("", 0)
-        return ": ".join(text for text in (f"{file}:{line}" if line else file, self.path, self.fact) if text)
-
-
-class ConfigError(ValueError):
-    """Wrong input: all ``problems`` found, one per line when printed."""
-
-    def __init__(self, problems: Iterable[Problem]):
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(p) for p in self.problems))
-
-
-@dataclass
-class Document:
-    """Plain data, the place of every path in it, and the problems found while reading."""
-
-    data: Any
-    marks: dict[Path_, Place] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    folder: Path = field(default_factory=Path.cwd)
-
-    def place(self, path: Path_) -> Place | None:
-        """Return the place of *path*, or of its nearest ancestor that is in the text."""
-        while path and path not in self.marks:
-            path = path[:-1]
-        return self.marks.get(path)
-
-    def problem(self, path: str, fact: str) -> Problem:
-        """Return a problem at the dotted *path*."""
-        return Problem(self.place(tuple(path.split("."))), path, fact)
-
+__all__ = ["ConfigError", "DataPath", "Document", "Named", "Problem", "Spec", "build", "facts_error", "find_file",
+           "library_names", "library_roots", "load", "read", "validate"]
 
 class Spec(BaseModel):
     """A frozen description read from YAML: unknown keys are errors, defaults are part of the class."""
@@ -177,66 +134,6 @@ def _data_path(value: Any, info: ValidationInfo) -> Path:
 DataPath = Annotated[Path, BeforeValidator(_data_path)]
 
 
-def read(path: str | Path) -> Document:
-    """Return the YAML file *path* as plain data with the place of every key. Raises ``ConfigError``."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([Problem((_shown(path), 1), "", f"cannot be read: {error.strerror}")]) from None
-    return read_text(text, _shown(path), path.resolve().parent)
-
-
-def read_text(text: str, name: str, folder: Path) -> Document:
-    """Return the YAML *text*, which messages call *name*, as a ``Document``."""
-    yaml = YAML(typ="safe", pure=True)
-    document = Document(None, folder=folder)
-    try:
-        node = yaml.compose(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError([Problem((name, line), "", f"not valid YAML: {error.problem}")]) from None
-    if not isinstance(node, MappingNode):
-        raise ConfigError([Problem((name, 1), "", "must be a mapping of keys to values")])
-    document.marks[()] = (name, 1)
-    document.data = _plain(node, (), document, (yaml, name))
-    return document
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _plain(node: Node, path: Path_, document: Document, source: tuple[YAML, str]) -> Any:
-    """Return *node* as dicts, lists and scalars; note places and duplicate keys in *document*."""
-    yaml, name = source
-    if isinstance(node, MappingNode):
-        mapping: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = yaml.constructor.construct_object(key_node, deep=True)
-            here = (*path, key)
-            place = (name, key_node.start_mark.line + 1)
-            if key in mapping:
-                first = document.marks[here][1]
-                document.problems.append(Problem(place, _dotted(here), f"given twice (first on line {first}); keep one"))
-                continue
-            document.marks[here] = place
-            mapping[key] = _plain(value_node, here, document, source)
-        return mapping
-    if isinstance(node, SequenceNode):
-        for i, item in enumerate(node.value):
-            document.marks[(*path, i)] = (name, item.start_mark.line + 1)
-        return [_plain(item, (*path, i), document, source) for i, item in enumerate(node.value)]
-    return yaml.constructor.construct_object(node, deep=True)
-
-
-def _dotted(path: Iterable[Any]) -> str:
-    return ".".join(str(p) for p in path)
-
-
 def load(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:
     """Return the YAML file *path*, with *overrides* (``"a.b=value"``), as a checked *cls*.
 
@@ -254,7 +151,7 @@ def build(cls: type[T], document: Document, overrides: Iterable[str] = ()) -> T:
     return validate(cls, document)
 
 
-def graft(cls: type[Spec], document: Document, path: Path_ = ()) -> None:
+def graft(cls: type[Spec], document: Document, path: KeyPath = ()) -> None:
     """Replace the names in *document* that stand for library files (``Named`` fields of *cls*) by their content."""
     data = _at(document.data, path)
     if not isinstance(data, dict):
@@ -268,7 +165,7 @@ def graft(cls: type[Spec], document: Document, path: Path_ = ()) -> None:
             graft(inner, document, here)
 
 
-def _graft_file(document: Document, path: Path_, named: Named) -> None:
+def _graft_file(document: Document, path: KeyPath, named: Named) -> None:
     parent = _at(document.data, path[:-1])
     name = parent[path[-1]]
     is_path = name.endswith((".yaml", ".yml"))
@@ -280,12 +177,12 @@ def _graft_file(document: Document, path: Path_, named: Named) -> None:
         return
     except ValueError as error:
         fact = str(error) if is_path else f"no {name!r} in {named.folder}{suggest(name, library_names(named.folder))}"
-        document.problems.append(Problem(document.place(path), _dotted(path), fact))
+        document.problems.append(Problem(document.place(path), dotted(path), fact))
         parent[path[-1]] = None
         return
     parent[path[-1]] = inner.data
     document.marks |= {(*path, *p): place for p, place in inner.marks.items()}
-    document.problems += [Problem(p.place, _dotted((*path, p.path)), p.fact) for p in inner.problems]
+    document.problems += [Problem(p.place, dotted((*path, p.path)), p.fact) for p in inner.problems]
 
 
 def _specs_in(annotation: Any) -> Iterator[type[Spec]]:
@@ -297,7 +194,7 @@ def _specs_in(annotation: Any) -> Iterator[type[Spec]]:
             yield from _specs_in(argument)
 
 
-def _at(data: Any, path: Path_) -> Any:
+def _at(data: Any, path: KeyPath) -> Any:
     for key in path:
         data = data.get(key) if isinstance(data, dict) else None
     return data
@@ -316,7 +213,7 @@ def _override(document: Document, text: str) -> None:
             data[key] = {"name": data[key]}
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
-            document.problems.append(Problem(None, _dotted(keys[: i + 1]), f"override {text!r}: not a mapping"))
+            document.problems.append(Problem(None, dotted(keys[: i + 1]), f"override {text!r}: not a mapping"))
             return
     data[keys[-1]] = YAML(typ="safe", pure=True).load(value)
     document.marks = {p: place for p, place in document.marks.items() if p[: len(keys)] != keys}
@@ -340,10 +237,10 @@ def validate(cls: type[T], document: Document) -> T:
 
 
 def _problem(error: Any, document: Document) -> Problem:
-    path: Path_ = ()
+    path: KeyPath = ()
     loc = error["loc"]
     for i, step in enumerate(loc):  # pydantic adds the tags of unions to the path: they are not in the text
         last = i == len(loc) - 1 and error["type"] in ("missing", "unknown_key")
         if (*path, step) in document.marks or last or error["type"] == "fact":
             path = (*path, step)
-    return Problem(document.place(path), _dotted(path), error["msg"].removeprefix("Value error, "))
+    return Problem(document.place(path), dotted(path), error["msg"].removeprefix("Value error, "))

@@ -30,7 +30,7 @@ FLOORS = [
     {"attention"},
     {"layers"},
     {"config"},
-    {"registry", "units"},
+    {"document", "registry", "units"},
 ]
 ROOMS = {  # heavy tools and the only packages that may import them
     "simpy": {"sim"},

@@ -28,8 +28,8 @@ class Processor(Protocol):
 class Rates:
     """The numbers a kernel model works with.
 
-    ``flop_per_s`` and ``bandwidth`` (bytes/s) are peaks of the whole processor; ``weight_bytes`` is the size of a stored
-    weight, ``value_bytes`` of an activation or a cached key or value.
+    ``flop_per_s`` and ``bandwidth`` (bytes/s) are peaks of the whole processor; ``weight_bytes`` is the size of a
+    stored weight, ``value_bytes`` of an activation or a cached key or value.
     """
 
     flop_per_s: float

@@ -15,7 +15,7 @@ from typing import Any
 
 from moesim import registry
 from moesim.placement.evaluation import evaluate, evaluate_layers
-from moesim.placement.objective import INTER_NODE_WEIGHT, Profile, Problem
+from moesim.placement.objective import INTER_NODE_WEIGHT, Problem, Profile
 from moesim.placement.placement import CapacityError, Placement, PlacementError
 from moesim.trace import RoutingTrace
 

@@ -22,29 +22,33 @@ def route(experts: np.ndarray, top_k: int, replicas: np.ndarray, first: np.ndarr
     """
     n_tokens, n_layers, _ = experts.shape
     found = np.zeros((3, n_layers), dtype=np.int64)
-    before, now = np.empty(top_k, dtype=np.int64), np.empty(top_k, dtype=np.int64)
+    copied = replicas.sum(axis=2) > 1  # most experts have one replica: then the inner loop has no branch
+    here = np.zeros((2, top_k), dtype=np.int64)  # devices of the token's experts at the layer before, and now
+    group = np.zeros((2, top_k), dtype=np.int64)
     for t in range(n_tokens):
         for layer in range(n_layers):
+            now, before = layer % 2, 1 - layer % 2
             for k in range(top_k):
                 expert = experts[t, layer, k]
-                now[k] = first[layer, expert]
-                if layer > 0 and replicas[layer, expert, before[0]]:
-                    now[k] = before[0]
-            for k in range(top_k):
-                fresh = 1
-                for j in range(k):
-                    if group_of[now[j]] == group_of[now[k]]:
-                        fresh = 0
-                found[FANOUT, layer] += fresh
-            if layer > 0:
-                found[CROSS_TOP1, layer - 1] += group_of[now[0]] != group_of[before[0]]
-                for k in range(top_k):
-                    expert = experts[t, layer, k]
-                    to = group_of[first[layer, expert]]
+                device = first[layer, expert]
+                to = group_of[device]
+                if layer > 0:
+                    crossing = 0
                     for j in range(top_k):
-                        if to != group_of[before[j]] and not replicas[layer, expert, before[j]]:
-                            found[CROSS_ALL, layer - 1] += 1
-            before, now = now, before
+                        crossing += to != group[before, j]
+                    if copied[layer, expert]:
+                        for j in range(top_k):
+                            crossing -= to != group[before, j] and replicas[layer, expert, here[before, j]]
+                        if replicas[layer, expert, here[before, 0]]:
+                            device = here[before, 0]
+                    found[CROSS_ALL, layer - 1] += crossing
+                here[now, k], group[now, k] = device, group_of[device]
+                shared = 0
+                for j in range(k):
+                    shared += group[now, j] == group[now, k]
+                found[FANOUT, layer] += shared == 0
+            if layer > 0:
+                found[CROSS_TOP1, layer - 1] += group[now, 0] != group[before, 0]
     return found
 
 
@@ -78,24 +82,33 @@ def swap_until_best(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> i
     """
     n_slots, n_devices = cost.shape
     sums = np.zeros(n_devices)
+    gain = np.empty((n_devices, n_slots))  # the change of cost when the slot goes to the device, alone
+    mean = load.sum() / n_devices
     for s in range(n_slots):
         sums[device[s]] += load[s]
+        for d in range(n_devices):
+            gain[d, s] = cost[s, d] - cost[s, device[s]]
     made = 0
     while True:
-        top = np.argsort(-sums)[:3]  # whoever p and q are, one of these three is neither
+        worst = sums.argmax()
+        reach = sums[worst] - mean  # no exchange lowers the highest sum by more, nor at all without worst
         best, best_a, best_b = IMPROVES, -1, -1
         for a in range(n_slots):
             p = device[a]
             for b in range(a + 1, n_slots):
                 q = device[b]
-                if p == q:
+                relieves = p == worst or q == worst
+                change = gain[q, a] + gain[p, b]
+                if p == q or change >= best + (reach if relieves else 0.0):
                     continue
                 highest = max(sums[p] - load[a] + load[b], sums[q] - load[b] + load[a])
-                for d in top:
-                    if d != p and d != q:
-                        highest = max(highest, sums[d])
-                        break
-                change = cost[a, q] + cost[b, p] - cost[a, p] - cost[b, q] + highest - sums[top[0]]
+                if relieves:
+                    for d in range(n_devices):
+                        if d != p and d != q:
+                            highest = max(highest, sums[d])
+                else:
+                    highest = max(highest, sums[worst])
+                change += highest - sums[worst]
                 if change < best:
                     best, best_a, best_b = change, a, b
         if best_a < 0:
@@ -104,6 +117,9 @@ def swap_until_best(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> i
         sums[p] += load[best_b] - load[best_a]
         sums[q] += load[best_a] - load[best_b]
         device[best_a], device[best_b] = q, p
+        for d in range(n_devices):
+            gain[d, best_a] = cost[best_a, d] - cost[best_a, q]
+            gain[d, best_b] = cost[best_b, d] - cost[best_b, p]
         made += 1
 
 

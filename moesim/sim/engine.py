@@ -99,7 +99,7 @@ class Engine:
         group = memory["device"] // self._scenario.parallelism.tp
         memory["kv_peak_bytes"] = self._peak[self._pools.of_group[group]] * per_token
         return Result(requests, self._record.steps(), self._record.spans(),
-                      self._record.links(float(queue.finish_s.max())), memory, _meta(self._inputs))
+                      self._record.links(float(queue.finish_s.max())), memory, _meta(self._inputs, self._costs.operators.extrapolated()))
 
 
 def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
@@ -122,7 +122,7 @@ def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
     return table, Pools(tokens, np.arange(len(tokens)))
 
 
-def _meta(inputs: Inputs) -> dict[str, Any]:
+def _meta(inputs: Inputs, extrapolated: list[str]) -> dict[str, Any]:
     """Return what a reader needs to trust and to repeat the run."""
     scenario, trace = inputs.scenario, inputs.trace
     device = scenario.hardware.device
@@ -133,6 +133,7 @@ def _meta(inputs: Inputs) -> dict[str, Any]:
         warnings.append(f"the routing of {trace.meta.get('model')} on the sizes of {scenario.model.name} (a what-if)")
     if scenario.trace.any_phase:
         warnings.append("trace rows of one phase may stand for those of the other (trace.any_phase)")
+    warnings += [f"kernel times extrapolated: {fact}" for fact in extrapolated]
     packages = ("moesim", "numpy", "pandas", "scipy", "numba", "simpy")
     return {
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,

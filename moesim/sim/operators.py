@@ -5,6 +5,8 @@ Arrays of tokens may have any shape; seconds come back in the same shape. No tok
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from moesim import kernels
@@ -25,18 +27,43 @@ class Operators:
         processor, part = scenario.hardware.device.processor, scenario.kernels
         dtypes = {model.dtype.weights, model.dtype.experts, model.dtype.activations, model.dtype.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
+        self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}
         windows = model.attention_windows
         self.windows, self.window_of_layer = np.unique(windows, return_inverse=True)
 
+    def _time(self, dtype: str, op: str, name: str = "", **shapes: Any) -> np.ndarray:
+        """Return the seconds of *op* (of the matrix *name*), and remember the largest shapes that were asked for."""
+        size = shapes["tokens_per_expert"].sum(axis=-1) if op == "moe" else next(iter(shapes.values()))
+        key, peak = (dtype, op, name), float(np.max(size, initial=0.0))
+        if peak and (key not in self._largest or peak > self._largest[key]["size"]):
+            at = np.unravel_index(np.argmax(size), np.shape(size))
+            row = {k: v[at] if k == "tokens_per_expert" else np.broadcast_to(v, np.shape(size))[at]
+                   for k, v in shapes.items()}
+            self._largest[key] = {"size": peak, "row": row}
+        return self._kernels[dtype].time_s(op, **shapes)
+
+    def extrapolated(self) -> list[str]:
+        """Return a warning for each operator whose largest shape so far lies outside what was measured for it."""
+        found = []
+        for (dtype, op, name), largest in self._largest.items():
+            kernel = self._kernels[dtype]
+            if kernel.domain(op) is None:
+                found.append(f"{op}: times are not fitted to measurements")
+            elif not kernel.in_domain(op, **largest["row"]):
+                sizes = ", ".join(f"{k} {np.sum(v):g}" for k, v in largest["row"].items())
+                found.append(f"{f'{op} ({name})' if name else op}: largest shape ({sizes}) is outside the measured domain")
+        return sorted(set(found))
+
     def gemms(self, matrices: tuple[Gemm, ...], tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of *tokens* through all *matrices*."""
-        times = [self._kernels[g.dtype].time_s("gemm", m=tokens, n=g.n, k=g.k) for g in matrices]
-        return np.sum(times, axis=0) if times else np.zeros(np.shape(tokens))
+        """Return the seconds of *tokens* through all *matrices* (at least one)."""
+        counts, which = np.unique(tokens, return_inverse=True)  # many devices, few different counts
+        times = [self._time(g.dtype, "gemm", g.name, m=counts, n=g.n, k=g.k) for g in matrices]
+        return np.sum(times, axis=0)[which].reshape(np.shape(tokens))
 
     def norms(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the norm and residual addition before one block."""
         size = tokens * (_NORM_VALUES * self._model.activation_bytes_per_token)
-        return self._kernels[self._model.dtype.activations].time_s("elementwise", bytes=size)
+        return self._time(self._model.dtype.activations, "elementwise", bytes=size)
 
     def projections(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of one attention block without attention itself."""
@@ -46,8 +73,8 @@ class Operators:
         """Return the seconds of *batch* decoding requests with *kv_tokens* of context in all."""
         heads, kv_heads, qk_dim, v_dim = self._model.attention_shape(self._tp, "decode")
         mean = kv_tokens / np.maximum(batch, 1)
-        return self._kernels[self._model.dtype.activations].time_s(
-            "attention_decode", batch=batch, kv_len=mean, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
+        return self._time(
+            self._model.dtype.activations, "attention_decode", batch=batch, kv_len=mean, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
             head_dim_v=v_dim, kv_values=self._model.attention.kv_values(self._tp))
 
     def prefill_attention(self, prompt_tokens: np.ndarray, window: int) -> np.ndarray:
@@ -60,21 +87,21 @@ class Operators:
         q = np.asarray(prompt_tokens, float)
         w = np.minimum(q, window) if window else q
         kv = w - w * (w - 1) / (2 * q) + (q - 1) / 2
-        return self._kernels[self._model.dtype.activations].time_s(
-            "attention_prefill", batch=1, q_len=q, kv_len=kv, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
+        return self._time(
+            self._model.dtype.activations, "attention_prefill", q_len=q, kv_len=kv, batch=1, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
             head_dim_v=v_dim)
 
     def gate(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the gate: norm, projection, choice of experts, permutation."""
         model = self._model
-        return self.norms(tokens) + self._kernels[model.dtype.activations].time_s(
-            "gate", tokens=tokens, hidden=model.hidden, experts=model.n_experts, top_k=model.top_k)
+        return self.norms(tokens) + self._time(
+            model.dtype.activations, "gate", tokens=tokens, hidden=model.hidden, experts=model.n_experts, top_k=model.top_k)
 
     def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
         """Return the seconds of the experts of one device, from the true tokens of each ([..., experts])."""
         model = self._model
-        return self._kernels[model.dtype.experts].time_s(
-            "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden, inter=model.moe.ffn,
+        return self._time(
+            model.dtype.experts, "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden, inter=model.moe.ffn,
             matrices=3 if model.gated_ffn else 2)
 
     def shared(self, tokens: np.ndarray) -> np.ndarray:

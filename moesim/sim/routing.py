@@ -44,18 +44,21 @@ class SlotMap:
 
 
 @njit(cache=True)
-def _replica(device: np.ndarray, here: int, per_node: int, turn: int) -> int:
-    """Return which replica a token on device *here* uses: one here, else one in the node, else they take turns."""
-    n = 0
+def _replica(device: np.ndarray, l: int, e: int, here: int, per_node: int, turn: int) -> int:
+    """Return which replica of expert *e* a token on device *here* uses: one here, else one in its node, else in turn."""
+    n = device.shape[2]
+    if n == 1:
+        return 0
     near = -1
-    for r in range(device.shape[0]):
-        if device[r] < 0:
+    for r in range(device.shape[2]):
+        d = device[l, e, r]
+        if d < 0:
+            n = r
             break
-        if device[r] == here:
+        if d == here:
             return r
-        if near < 0 and device[r] // per_node == here // per_node:
+        if near < 0 and d // per_node == here // per_node:
             near = r
-        n += 1
     return near if near >= 0 else turn % n
 
 
@@ -67,14 +70,15 @@ def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies)
     (source, destination; the diagonal holds what stays). With *deduplicate* a token is copied once to a device that
     holds several of its experts.
     """
+    n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
-    for t in range(experts.shape[0]):
-        here = home[t]
-        for l in range(experts.shape[1]):
-            visit = t * experts.shape[1] + l
-            for j in range(experts.shape[2]):
+    for l in range(n_layers):  # layer by layer: the counts of one layer stay in cache
+        for t in range(n_tokens):
+            here = home[t]
+            visit = t * n_layers + l
+            for j in range(k):
                 e = experts[t, l, j]
-                r = _replica(device[l, e], here, per_node, visit)
+                r = _replica(device, l, e, here, per_node, visit)
                 d = device[l, e, r]
                 tokens[l, d, slot[l, e, r]] += 1
                 if not deduplicate or seen[d] != visit:
@@ -90,15 +94,16 @@ def follow(experts, where, device, slot, per_node, tokens, copies, returns):  # 
     where it is after each layer. *copies* counts what goes to the devices of its experts, *returns* the partial sums
     sent from there to the device of its first expert (both float64 [L, D, D]).
     """
+    n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
-    for t in range(experts.shape[0]):
-        for l in range(experts.shape[1]):
+    for l in range(n_layers):
+        for t in range(n_tokens):
             here = where[t, l]
             there = here
-            visit = t * experts.shape[1] + l
-            for j in range(experts.shape[2]):
+            visit = t * n_layers + l
+            for j in range(k):
                 e = experts[t, l, j]
-                r = _replica(device[l, e], here, per_node, visit)
+                r = _replica(device, l, e, here, per_node, visit)
                 d = device[l, e, r]
                 tokens[l, d, slot[l, e, r]] += 1
                 if j == 0:
@@ -121,5 +126,5 @@ def owned(experts, device, slot, tokens):  # type: ignore[no-untyped-def]
         for l in range(experts.shape[1]):
             for j in range(experts.shape[2]):
                 e = experts[t, l, j]
-                r = _replica(device[l, e], -1, 1, t)
+                r = _replica(device, l, e, -1, 1, t)
                 tokens[l, device[l, e, r], slot[l, e, r]] += 1

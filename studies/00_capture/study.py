@@ -7,48 +7,89 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import report
+import routing
 import torch
 from corpus import DOMAINS, Document, documents
 from torch import Tensor
 
+from moesim import trace_stats
 from moesim.capture.bpe import BytePairEncoding
 from moesim.capture.reference_moe import ReferenceConfig, ReferenceMoE
 from moesim.capture.train import Recipe, train
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+TRACE = "reference-moe.parquet"
+BEGIN, END = "<!-- numbers: written by study.py -->", "<!-- end -->"
 CHARACTERS = 4_000_000  # training text per domain, at most; more than one run reads
 LEARN_ON = 600_000  # characters per domain for the byte-pair encoding
 BATCH = 8  # sequences per training step
 
 
 def main() -> None:
-    """Train, capture, report."""
+    """Train, capture, report; copy the results into the repository unless told not to."""
     options = parse(sys.argv[1:])
-    torch.set_num_threads(1)  # the same bits on every machine of the same kind
-    torch.manual_seed(options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # the same bits again on the same kind of machine
+    out, seed = options.out, options.seed
+    out.mkdir(parents=True, exist_ok=True)
     texts = documents()
-    encoding = load_encoding(texts, options.out / "encoding.json")
+    encoding = load_encoding(texts, out / "encoding.json")
     config = ReferenceConfig(vocabulary=encoding.vocabulary)
-    model = ReferenceMoE(config, options.seed)
-    streams = {domain: stream(texts, domain, encoding, held_out=False) for domain in DOMAINS}
+    model, untrained = ReferenceMoE(config, seed), ReferenceMoE(config, seed)
     held_out = {domain: stream(texts, domain, encoding, held_out=True) for domain in DOMAINS}
-    probes = {domain: windows(held_out[domain], 4, config.context + 1, [options.seed]) for domain in DOMAINS}
-    recipe = Recipe(steps=options.steps)
-    train(model, lambda step: batch(streams, config.context + 1, [options.seed, step]), probes, recipe, options.out)
+    probes = {domain: windows(held_out[domain], 4, config.context + 1, [seed]) for domain in DOMAINS}
+    teach(model, texts, encoding, probes, options)
+    requests = routing.draw_requests(texts, encoding, options.requests, seed)
+    about = routing.facts(model, requests, options.steps)
+    trace = routing.capture(model, requests, encoding.end, seed, about)
+    trace.write(out / TRACE)
+    before = routing.capture(untrained, requests, encoding.end, seed, {})
+    table = report.numbers(trace, before, routing.losses(model, probes, seed))
+    (out / "numbers.md").write_text(table + "\n")
+    trace_stats.per_layer(trace).round(4).to_csv(out / "layers.csv")
+    report.loss_figure(pd.read_csv(out / "loss.csv"), out / "loss.png")
+    report.routing_figure(trace, before, out / "routing.png")
+    print(table)
+    if not options.keep:
+        publish(out, table)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1600, help="training steps of 2048 tokens")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "00_capture", help="checkpoints and the loss table")
+    parser.add_argument("--requests", type=int, default=300, help="requests to capture")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "00_capture", help="checkpoints and results")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="leave the trace and figures of the repository alone")
     return parser.parse_args(arguments)
+
+
+def teach(model: ReferenceMoE, texts: list[Document], encoding: BytePairEncoding, probes: dict[str, Tensor],
+          options: argparse.Namespace) -> None:
+    """Train *model* in place, or load it if `--out` holds the finished run."""
+    streams = {domain: stream(texts, domain, encoding, held_out=False) for domain in DOMAINS}
+    length = model.config.context + 1
+    train(model, lambda step: batch(streams, length, [options.seed, step]), probes, Recipe(steps=options.steps),
+          options.out)
+
+
+def publish(out: Path, table: str) -> None:
+    """Copy the trace, the figures, the loss and the numbers to where the repository keeps them."""
+    shutil.copy(out / TRACE, ROOT / "workloads" / "traces" / TRACE)
+    for name in ("loss.csv", "layers.csv", "loss.png", "routing.png"):
+        shutil.copy(out / name, HERE / name)
+    readme = HERE / "README.md"
+    head, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    tail = rest.partition(END)[2]
+    readme.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
 
 
 def limited(texts: list[Document], domain: str, held_out: bool, characters: int) -> list[str]:

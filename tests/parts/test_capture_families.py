@@ -178,7 +178,8 @@ def test_finished_rows_are_not_recorded() -> None:
 def switch(**options: Any) -> Any:
     """Build a tiny Switch model with sparse layers 1 and 3 in either stack."""
     return hugging_face("SwitchTransformers", vocab_size=61, pad_token_id=PAD, eos_token_id=2, d_model=32,
-                        d_ff=48, d_kv=8, num_heads=4, num_layers=4, num_decoder_layers=4, num_sparse_encoder_layers=2, num_sparse_decoder_layers=2,
+                        d_ff=48, d_kv=8, num_heads=4, num_layers=4, num_decoder_layers=4,
+                        num_sparse_encoder_layers=2, num_sparse_decoder_layers=2,
                         num_experts=8, decoder_start_token_id=PAD, **options)
 
 

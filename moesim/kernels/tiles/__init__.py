@@ -8,7 +8,13 @@ second kernels). Every formula is non-decreasing in the amount of work.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
+from pydantic import BeforeValidator, ValidationError
+
+from moesim.registry import suggest
 
 
 def overlapped(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -18,3 +24,22 @@ def overlapped(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     a, b = a * a, b * b
     return np.sqrt(np.sqrt(a * a + b * b))
+
+
+def group_of(cls: type) -> Any:
+    """Annotate a field that holds the constants *cls*: a mapping, as a file writes it, becomes one."""
+    known = [f.name for f in dataclasses.fields(cls)]
+
+    def build(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        for key in value:
+            if key not in known:
+                raise ValueError(f"unknown constant {key!r}{suggest(key, known)}")
+        try:
+            return cls(**value)
+        except ValidationError as error:
+            facts = (f"{e['loc'][0]}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+            raise ValueError("; ".join(facts)) from None
+
+    return BeforeValidator(build)

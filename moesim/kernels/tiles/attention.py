@@ -19,21 +19,21 @@ DECODE_ROWS = 64.0   # rows of a decode tile: the smallest matrix instruction of
 
 @part
 class PrefillTiles:
-    """Constants of causal prefill. Defaults: fitted to FlashAttention-3 in vLLM 0.24, bf16, H200.
+    """Constants of causal prefill. Defaults: FlashAttention-3 in vLLM 0.24, bf16, H200.
 
     ``launch``: attention and cache-write kernels. ``compute``: reachable share of the peak. ``softmax``: what softmax
-    costs per score, in widths of a head. ``prologue``: columns that starting a tile costs. ``wave``: how much of a last,
-    partly filled wave is lost. ``stream``, ``write``: shares of the memory bandwidth of attention and of the cache write.
-    ``split_below``: columns are split over multiprocessors if tiles fill less than this share of them.
+    costs per score, in widths of a head. ``prologue``: columns that starting a tile costs. ``wave``: how much of a
+    last, partly filled wave is lost. ``stream``, ``write``: shares of the memory bandwidth of attention and of the
+    cache write. ``split_below``: columns are split if tiles fill less than this share of the multiprocessors.
     """
 
-    launch: Seconds = 9.2e-6
+    launch: Seconds = 8.97e-6
     compute: float = 1.0
-    softmax: float = 64.0
-    prologue: float = 320.0
-    wave: float = 0.55
-    stream: float = 0.37
-    write: float = 0.30
+    softmax: float = 59.5
+    prologue: float = 398.0
+    wave: float = 0.275
+    stream: float = 0.537
+    write: float = 0.289
     split_below: float = 0.8
 
     def time_s(self, rates: Rates, s: Shapes) -> np.ndarray:
@@ -42,13 +42,15 @@ class PrefillTiles:
         group = s["heads_q"] / s["heads_kv"]
         per_sequence = np.ceil(s["q_len"] * group / BLOCK)
         tiles = s["batch"] * s["heads_kv"] * per_sequence
-        # A tile covers BLOCK / group positions; the last one sees all kv columns, each earlier one that much less.
-        mean = kv - (per_sequence - 1) * np.minimum(BLOCK / group, s["q_len"]) / 2
+        # A tile covers BLOCK / group positions and sees all columns up to its last one; the last tile may be cut short.
+        mean = kv - s["q_len"] + (per_sequence - 1) * BLOCK / group / 2 + s["q_len"] / per_sequence
         blocks = np.ceil(kv / BLOCK)
         parts = np.where(tiles < self.split_below * sms, np.clip(np.floor(sms / tiles), 1, blocks), 1)
         longest = np.minimum(kv, BLOCK * np.ceil(blocks / parts))
-        waves = self.wave * np.ceil(tiles * parts / sms) + (1 - self.wave) * tiles * parts / sms
-        columns = np.maximum(waves * (mean / parts + self.prologue), longest + self.prologue)
+        waves = tiles * parts / sms
+        idle = self.wave * (np.ceil(waves) - waves)  # of the last wave, which may be one of long tiles
+        columns = waves * (mean / parts + self.prologue) + idle * (longest + self.prologue)
+        columns = np.maximum(columns, longest + self.prologue)
         arithmetic = columns * 2 * BLOCK * (widths + 2 * self.softmax) / (rates.flop_per_s_each * self.compute)
         per_sequence_bytes = (s["q_len"] * s["heads_q"] + kv * s["heads_kv"]) * widths * rates.value_bytes
         memory = s["batch"] * per_sequence_bytes / (rates.bandwidth * self.stream)
@@ -58,22 +60,22 @@ class PrefillTiles:
 
 @part
 class DecodeTiles:
-    """Constants of decode. Defaults: fitted to FlashAttention-3 in vLLM 0.24, bf16, H200.
+    """Constants of decode. Defaults: FlashAttention-3 in vLLM 0.24, bf16, H200.
 
-    ``launch``: attention and cache-write kernels. ``stream``: reachable share of the memory bandwidth; ``alone``: share
-    that one head of one sequence reaches. ``load``: what one multiprocessor loads, in even shares of the memory bandwidth.
-    ``compute``: reachable share of the peak. ``prologue``: blocks that starting a tile costs. ``split``: seconds that
-    combining partial results costs, once there is more than one block. ``sequence``: seconds per sequence.
+    ``launch``: attention and cache-write kernels. ``stream``: reachable share of the memory bandwidth; ``alone``: the
+    share that one head of one sequence reaches. ``load``: what one multiprocessor loads, in even shares of the memory
+    bandwidth. ``compute``: reachable share of the peak. ``prologue``: blocks that starting a tile costs. ``split``:
+    seconds that combining partial results costs, once there is more than one block. ``sequence``: per sequence.
     """
 
     launch: Seconds = 8.6e-6
     stream: float = 0.9
-    alone: float = 0.23
-    load: float = 1.17
-    compute: float = 0.36
-    prologue: float = 1.1
-    split: Seconds = 2.8e-6
-    sequence: Seconds = 2.06e-8
+    alone: float = 0.298
+    load: float = 1.59
+    compute: float = 0.5
+    prologue: float = 1.82
+    split: Seconds = 2.88e-6
+    sequence: Seconds = 2.15e-8
 
     def time_s(self, rates: Rates, s: Shapes) -> np.ndarray:
         """Return seconds of ``attention_decode``."""

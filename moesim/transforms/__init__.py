@@ -1,0 +1,1 @@
+"""What-ifs on routing: RoutingTrace -> RoutingTrace, one file each (parts of kind ``transform``)."""
