@@ -6,7 +6,7 @@ The logits of token t of request q at layer l are
 
 and the K largest are chosen: b makes some experts popular, d makes domains differ, m couples a layer to the
 top-1 choice of the one before, s lets a token repeat what the token before it used. b, d and m are normal with
-standard deviations sigma_b, sigma_d and 1. Recipe and presets: reference/placement_and_traces.md 2.5. What it
+standard deviations sigma_b, sigma_d and 1. The presets are calibrated to public traces of the two models. What it
 gives is labelled: ``meta["synthetic"]`` is true.
 
 Stored probabilities are the softmax of z with the Gumbel term: a gate chooses the largest of its own
@@ -63,9 +63,9 @@ class Preset:
     top_k: int
 
 
-# Calibrated by random search from the values of reference/placement_and_traces.md 2.5 (there one d per sequence;
-# one d per domain keeps the statistics from moving with the number of requests) to the real traces' load max/mean,
-# entropy, affinity, next top-1 hit and overlap of layers 4-13: all within 7 % at the models' own sizes (40 x 250
+# Calibrated by random search to load max/mean, entropy, affinity, next top-1 hit and overlap of layers 4-13 of the
+# public traces (docs/howto/get-routing-traces.md). One d per domain, not per request, keeps these statistics from
+# moving with the number of requests. All five are met within 7 % at the models' own sizes (40 requests x 250
 # tokens, 6 seeds); a test holds them within 10 %. Sizes: the models' config.json.
 PRESETS = {
     "gpt_oss_20b": Preset(GateParameters(sigma_b=0.86, a=2.20, s=1.53, sigma_d=1.40, domains=10),

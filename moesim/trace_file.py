@@ -102,36 +102,47 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def _checked_form(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
-    found = file.schema_arrow
-    raw = (found.metadata or {}).get(KEY)
-    if raw is None:
-        raise TraceError(f"{path}: the schema has no metadata key 'moesim', so this is not a routing trace; "
+    """Return the facts of the file, whose columns are those of a trace. Raises ``TraceError`` otherwise."""
+    try:
+        meta = _meta(file.schema_arrow.metadata or {})
+        _check_columns(file.schema_arrow, meta)
+        if not file.metadata.num_rows:
+            raise TraceError("the file has no rows; a trace needs at least one token")
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from None
+    return meta
+
+
+def _meta(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    if KEY not in metadata:
+        raise TraceError("the schema has no metadata key 'moesim', so this is not a routing trace; "
                          "traces are written by RoutingTrace.write or `moesim convert`")
     try:
-        meta = json.loads(raw)
+        meta = json.loads(metadata[KEY])
     except ValueError:
-        raise TraceError(f"{path}: the metadata under 'moesim' is not JSON") from None
+        raise TraceError("the metadata under 'moesim' is not JSON") from None
     missing = [key for key in STRUCTURAL if key not in meta]
     if missing:
-        raise TraceError(f"{path}: the metadata under 'moesim' lacks {', '.join(missing)}")
+        raise TraceError(f"the metadata under 'moesim' lacks {', '.join(missing)}")
     for key in STRUCTURAL:
         if not isinstance(meta[key], int) or meta[key] < 1:
-            raise TraceError(f"{path}: the metadata under 'moesim' has {key} = {meta[key]!r}, not a positive integer")
-    if not file.metadata.num_rows:
-        raise TraceError(f"{path}: the file has no rows; a trace needs at least one token")
+            raise TraceError(f"the metadata under 'moesim' has {key} = {meta[key]!r}, not a positive integer")
     if meta["version"] != VERSION:
-        raise TraceError(f"{path}: version {meta['version']} of the trace form; this moesim reads {VERSION}")
+        raise TraceError(f"version {meta['version']} of the trace form; this moesim reads {VERSION}")
+    return meta
+
+
+def _check_columns(found: pa.Schema, meta: dict[str, Any]) -> None:
     wanted = schema(meta["n_layers"], meta["n_ranked"], "probs" in found.names, {})
     for name in found.names:
         if name not in wanted.names:
-            raise TraceError(f"{path}: unknown column {name!r}; a trace has {', '.join(wanted.names)}: drop it")
+            raise TraceError(f"unknown column {name!r}; a trace has {', '.join(wanted.names)}: drop it")
     for field in wanted:
         if field.name not in found.names:
-            raise TraceError(f"{path}: column {field.name!r} is missing")
+            raise TraceError(f"column {field.name!r} is missing")
         if not _same_type(found.field(field.name).type, field.type):
-            raise TraceError(f"{path}: column {field.name!r} is {found.field(field.name).type}, must be "
+            raise TraceError(f"column {field.name!r} is {found.field(field.name).type}, must be "
                              f"{_plain(field.type)}; cast it, or write the file with RoutingTrace.write")
-    return meta
 
 
 def _plain(kind: pa.DataType) -> str:

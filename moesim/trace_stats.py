@@ -1,6 +1,6 @@
 """Statistics of routing: load, entropy, what one layer says about the next, what a token shares with the last.
 
-Definitions are those of reference/placement_and_traces.md 2.4, so that numbers compare with published ones.
+Numbers of real models to compare with are in docs/howto/get-routing-traces.md; an external test reproduces them.
 "top-1" is the candidate of largest probability; "load" counts all K used experts. Letters: T tokens, L MoE
 layers, K = top-k, E experts. Every function of one layer returns [L], of two adjacent layers [L-1].
 """

@@ -66,7 +66,7 @@ def _scaled(value: Any) -> Any:
 def _trace(trace: Any) -> dict[str, Any]:
     from moesim import trace_stats
 
-    facts = {key: value for key, value in trace.meta.items() if value != "" and not isinstance(value, (dict, list))}
+    facts = {key: value for key, value in trace.meta.items() if value not in ("", None) and not isinstance(value, (dict, list))}
     decode = int((trace.tokens["phase"] == 1).sum())
     facts |= {"tokens": trace.n_tokens, "prefill_tokens": trace.n_tokens - decode, "decode_tokens": decode,
               "domains": ", ".join(trace.domains())}

@@ -1,8 +1,8 @@
 """The demo: where should the experts of a model go on two 8-GPU nodes behind a leaf-spine network?
 
-Everything is computed when it is asked: experts are placed by solvers that see one half of a captured routing trace,
-every placement is simulated on the other half under both meanings of expert parallelism, and report, tables and figures
-are made from what came out.
+Everything is computed when it is asked: solvers that see one half of a captured routing trace place the experts, every
+placement is simulated on the other half under both meanings of expert parallelism, and report, tables and figures are
+made from what came out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from ruamel.yaml import YAML
 
 import moesim
 from moesim import config
@@ -25,20 +26,23 @@ SCENARIO = "studies/01_placement/scenario.yaml"
 def run(out: str | Path = "out/demo", overrides: Iterable[str] = (), processes: int | None = None) -> pd.DataFrame:
     """Answer the question; write report, figures, tables and timeline to the folder *out*; return the table.
 
-    The table has one row per placement and mode: times in s, bytes per link class, ``cross_*`` and ``fanout`` on the
-    requests that the simulation runs, and with ``_profile`` on those that the solvers saw. *overrides* change the
-    scenario (``"requests.count=64"``); *processes* defaults to one per CPU. Raises ``ConfigError`` on a wrong override.
+    One row per placement and mode: times in s, bytes per link class; ``cross_*``, ``fanout`` and ``load_max_over_mean``
+    on requests that solvers did not see, with ``_profile`` on those that they saw; ``shown`` makes text of it.
+    *overrides* change the scenario (``"requests.count=64"``); *processes* defaults to one per CPU. Raises
+    ``ConfigError`` on a wrong override.
     """
     out = Path(out)
+    scenario = moesim.load(config.find_file(SCENARIO, Path.cwd()), overrides)
     for folder in ("figures", "placements", "results", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    scenario = moesim.load(config.find_file(SCENARIO, Path.cwd()), overrides)
+    with open(out / "scenario.yaml", "w", encoding="utf-8") as file:
+        YAML().dump(scenario.dump(), file)
     trace = points.read(scenario)
-    placements = points.place(scenario, trace)
-    for name, placement in placements.items():
-        placement.save(points.file(out, name))
-    table, phases = points.simulate(scenario, placements, trace, out, processes)
-    results = points.keep(scenario, table, out)
-    drawn = figures.draw(out, placements, trace.evaluation, table, phases, results)
-    report.write(out, scenario, table, phases, results, drawn)
-    return table
+    placements = points.place(scenario, trace, out)
+    found = points.simulate(scenario, placements, trace, out, processes)
+    results = points.keep(scenario, found.table, out)
+    content = figures.tables(placements, trace.evaluation, found, results)
+    for name, table in content.items():
+        table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
+    report.write(out, scenario, found, results, figures.draw(content, out / "figures"))
+    return found.table

@@ -4,40 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from moesim import plots, trace_stats
-from moesim.demo.points import MODES
+from moesim.demo.points import BETWEEN, MODES, Points
 from moesim.placement import Placement
 from moesim.placement.objective import device_load
-from moesim.plots.affinity import affinity
-from moesim.plots.affinity_layers import affinity_layers
-from moesim.plots.breakdown import breakdown
-from moesim.plots.device_load import device_load as device_load_plot
-from moesim.plots.latency_cdf import latency_cdf
-from moesim.plots.links import links
-from moesim.plots.pareto import pareto
 from moesim.result import Result
 from moesim.trace import RoutingTrace
 
+ROW = 0.34  # inches that a placement takes in a figure
 
-def draw(out: Path, placements: Mapping[str, Placement], trace: RoutingTrace, table: pd.DataFrame,
-         phases: pd.DataFrame, results: Mapping[tuple[str, str], Result]) -> dict[str, Path]:
-    """Write tables and figures of the demo to *out*; return figure -> file."""
-    tables = {"points": table, "phases": phases, "device_load": _device_load(placements, trace),
-              "links": _links(table), "affinity": _affinity(trace), "affinity_layers": _affinity_layers(trace),
-              "latency": _requests(results)}
-    for name, content in tables.items():
-        content.to_parquet(out / "tables" / f"{name}.parquet", index=False)
-    figures = {"affinity": _affinity_figure(tables), "device_load": device_load_plot(tables["device_load"]).figure,
-               "pareto": _pareto_figure(table), "links": _per_mode(links, tables["links"], 0.9 + 0.3 * len(placements)),
-               "latency": latency_cdf(tables["latency"]).figure}
+
+def tables(placements: Mapping[str, Placement], trace: RoutingTrace, points: Points,
+           results: Mapping[tuple[str, str], Result]) -> dict[str, pd.DataFrame]:
+    """Return the tables that figures are made of; *trace* is the part that solvers did not see."""
+    return {"points": points.table, "phases": points.phases, "device_load": _device_load(placements, trace),
+            "links": _links(points.table), "affinity": _affinity(trace), "affinity_layers": _affinity_layers(trace),
+            "latency": _latency(results)}
+
+
+def draw(content: Mapping[str, pd.DataFrame], folder: Path) -> dict[str, Path]:
+    """Draw the figures of the demo from its tables into *folder*; return name -> file."""
+    phases, rows = content["phases"], content["points"]["placement"].nunique() * ROW
+    figures = {"affinity": _affinity_figure(content),
+               "device_load": plots.draw("device_load", content["device_load"]).figure,
+               "pareto": _per_mode("pareto", content["points"], 3.8, y=f"bytes_{BETWEEN}", label="placement"),
+               "links": _per_mode("links", content["links"], 1.3 + rows),
+               "latency": plots.draw("latency_cdf", content["latency"]).figure}
     for kind in ("decode", "prefill"):
-        figures[f"breakdown_{kind}"] = _per_mode(breakdown, phases[phases["step"] == kind].drop(columns="step"),
-                                                 1.1 + 0.36 * len(placements), what=f"{kind} step")
-    return {name: plots.save(figure, out / "figures" / f"{name}.png") for name, figure in figures.items()}
+        part = phases[phases["step"] == kind].drop(columns="step")
+        figures[f"breakdown_{kind}"] = _per_mode("breakdown", part, 1.3 + rows, what=f"{kind} step")
+    return {name: plots.save(figure, folder / f"{name}.png") for name, figure in figures.items()}
+
+
+def _per_mode(plot: str, table: pd.DataFrame, height: float, **options: Any) -> Any:
+    """Return a figure with *plot* of each mode's rows of *table*, one above the other, on the same scale."""
+    figure, axes = plots.figure(rows=len(MODES), size=(7.2, len(MODES) * height))
+    for ax, mode in zip(axes[:, 0], MODES, strict=True):
+        plots.draw(plot, table[table["mode"] == mode], ax=ax, title=f"{mode}: {{answer}}", **options)
+    if plot != "pareto":
+        right = max(ax.get_xlim()[1] for ax in axes[:, 0])
+        for ax in axes[:, 0]:
+            ax.set_xlim(0, right)
+    return figure
+
+
+def _affinity_figure(content: Mapping[str, pd.DataFrame]) -> Any:
+    figure, axes = plots.figure(rows=2, size=(6.6, 9.2), heights=(2.2, 1.0))
+    plots.draw("affinity", content["affinity"], ax=axes[0, 0])
+    plots.draw("affinity_layers", content["affinity_layers"], ax=axes[1, 0])
+    return figure
 
 
 def _affinity(trace: RoutingTrace) -> pd.DataFrame:
@@ -64,39 +84,12 @@ def _device_load(placements: Mapping[str, Placement], trace: RoutingTrace) -> pd
 
 
 def _links(table: pd.DataFrame) -> pd.DataFrame:
-    classes = [c for c in table if str(c).startswith("bytes_")]
-    long = table.melt(["placement", "mode"], classes, "class", "bytes")
-    return long.assign(**{"class": long["class"].str.removeprefix("bytes_")})
+    classes = {c: str(c).removeprefix("bytes_") for c in table if str(c).startswith("bytes_")}
+    return table.rename(columns=classes).melt(["placement", "mode"], list(classes.values()), "class", "bytes")
 
 
-def _requests(results: Mapping[tuple[str, str], Result]) -> pd.DataFrame:
+def _latency(results: Mapping[tuple[str, str], Result]) -> pd.DataFrame:
     return pd.concat([result.requests.assign(placement=name, mode=mode) for (name, mode), result in results.items()],
                      ignore_index=True)
 
 
-def _affinity_figure(tables: Mapping[str, pd.DataFrame]) -> object:
-    figure, axes = plots.figure(rows=2, size=(6.6, 9.0), heights=(5.4, 3.0))
-    affinity(tables["affinity"], axes[0, 0])
-    affinity_layers(tables["affinity_layers"], axes[1, 0])
-    return figure
-
-
-def _pareto_figure(table: pd.DataFrame) -> object:
-    figure, axes = plots.figure(rows=2, size=(7.2, 7.6))
-    for ax, mode in zip(axes[:, 0], MODES, strict=True):
-        part = table[table["mode"] == mode]
-        pareto(part, ax, y=between_nodes(table), label="placement")
-        _prefix(ax, mode)
-    return figure
-
-
-def _per_mode(plot: object, table: pd.DataFrame, height: float, **options: object) -> object:
-    """Return a figure with *plot* of each mode's rows of *table*, one above the other on the same scale."""
-    figure, axes = plots.figure(rows=len(MODES), size=(7.2, len(MODES) * height))
-    for ax, mode in zip(axes[:, 0], MODES, strict=True):
-        plot(table[table["mode"] == mode], ax, **options)  # type: ignore[operator]
-        _prefix(ax, mode)
-    right = max(ax.get_xlim()[1] for ax in axes[:, 0])
-    for ax in axes[:, 0]:
-        ax.set_xlim(0, right)
-    return figure

@@ -17,6 +17,8 @@ from moesim import config
 from moesim.config import Spec
 from moesim.explore.metric_names import Wanted, measure
 from moesim.scenario import Scenario
+from moesim.sim.engine import Engine
+from moesim.sim.inputs import prepare
 
 # What a number of a result may depend on, besides the scenario and the program.
 _PACKAGES = ("numpy", "pandas", "scipy", "numba", "simpy", "networkx", "pulp", "highspy")
@@ -50,11 +52,10 @@ class Outcome:
 
 def run(columns: Wanted, job: Job) -> Outcome:
     """Simulate *job* and return the numbers of *columns*."""
-    from moesim.sim.engine import simulate
-
     try:
-        result = simulate(config.build(Scenario, config.Document(job.scenario)))
-        return Outcome(measure(result, columns), "; ".join(result.meta["warnings"]))
+        inputs = prepare(config.build(Scenario, config.Document(job.scenario)))
+        result = Engine(inputs).run()
+        return Outcome(measure(result, columns, inputs), "; ".join(result.meta["warnings"]))
     except Exception as error:  # whatever it is, it becomes a row of the table, and the other points go on
         return Outcome.failed(error)
 

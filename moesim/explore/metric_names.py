@@ -1,4 +1,7 @@
-"""Metrics by name: what a column of a sweep may hold and ``moesim run`` prints; each is a function of a Result."""
+"""Metrics by name: what a column of a sweep may hold and ``moesim run`` prints.
+
+Each is a function of a Result; those of PLACEMENT are functions of the placement and the routing that were simulated.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 import pandas as pd
 
 from moesim import metrics
+from moesim.placement import evaluate
 from moesim.registry import suggest
 from moesim.result import Result
+from moesim.sim.inputs import Inputs
 
 Metric = Callable[[Result], float]
 Wanted = dict[str, str | Metric]  # column -> a name of this module, or a function
@@ -64,10 +69,17 @@ FAMILIES: dict[str, Callable[[Result], pd.Series]] = {
 }
 
 
+# What ``moesim.placement.evaluate`` says of the simulated placement on the requests that the solver did not see.
+PLACEMENT = {"cross_top1": "cross_top1", "cross_all": "cross_all", "fanout": "fanout",
+             "placement_load_max_over_mean": "load_max_over_mean", "cross_node_top1": "cross_node_top1",
+             "node_fanout": "node_fanout"}
+
+
 def metric_names() -> dict[str, str]:
     """Return what each name means; ``bytes_<link class>`` and ``share_<phase>`` stand for one metric of each."""
     described = {name: (metric.__doc__ or "").splitlines()[0] for name, metric in METRICS.items()}
     return (dict.fromkeys(SUMMARY, "See Result.summary.") | described
+            | {name: f"See placement.evaluate: {key}, of the simulated requests." for name, key in PLACEMENT.items()}
             | {"bytes_<link class>": "Return the bytes carried by all links of a class.",
                "share_<phase>": "Return the share of a phase in the time of all steps."})
 
@@ -79,32 +91,40 @@ def wanted(names: Iterable[str | Metric] | Mapping[str, str | Metric]) -> Wanted
     """
     pairs = list(names.items() if isinstance(names, Mapping) else ((_column(metric), metric) for metric in names))
     for column, metric in pairs:
-        if not callable(metric):
+        if isinstance(metric, str):
             _check(metric)
         if [name for name, _ in pairs].count(column) > 1:
             raise ValueError(f"metric {column!r} is given twice; name them apart with a mapping of column -> metric")
     return dict(pairs)
 
 
-def measure(result: Result, columns: Wanted | None = None) -> dict[str, float]:
-    """Return the numbers of *columns*; left out, of every named metric of *result*."""
-    numbers = result.summary()
-    families = {prefix + str(name): float(value) for prefix, family in FAMILIES.items()
-                for name, value in family(result).items()}
+def measure(result: Result, columns: Wanted | None = None, inputs: Inputs | None = None) -> dict[str, float]:
+    """Return the numbers of *columns*; left out, of every named metric of *result*.
+
+    *inputs* of the simulation are needed for the metrics of PLACEMENT. Raises ``ValueError`` for a number it lacks.
+    """
+    asked = {c for c in columns.values() if isinstance(c, str)} if columns is not None else {*METRICS, *PLACEMENT}
+    numbers = result.summary() | {name: METRICS[name](result) for name in METRICS if name in asked}
+    for prefix, family in FAMILIES.items():
+        numbers |= {f"{prefix}{member}": float(value) for member, value in family(result).items()}
+    if inputs is not None and asked & PLACEMENT.keys():
+        numbers |= _placement(inputs)
     if columns is None:
-        return numbers | {name: metric(result) for name, metric in METRICS.items()} | families
-    return {column: _number(result, metric, numbers | families) for column, metric in columns.items()}
+        return numbers
+    return {column: _number(metric, result, numbers) for column, metric in columns.items()}
 
 
-def _number(result: Result, metric: str | Metric, numbers: dict[str, float]) -> float:
-    if callable(metric):
+def _placement(inputs: Inputs) -> dict[str, float]:
+    machine = inputs.scenario.hardware
+    found = evaluate(inputs.placement, inputs.trace, machine.devices_per_node if machine.nodes > 1 else None)
+    return {name: float(found[number]) for name, number in PLACEMENT.items() if number in found}
+
+
+def _number(metric: str | Metric, result: Result, numbers: dict[str, float]) -> float:
+    if not isinstance(metric, str):
         return float(metric(result))
-    if metric in METRICS:
-        return METRICS[metric](result)
     if metric not in numbers:
-        prefix = next(p for p in FAMILIES if metric.startswith(p))
-        known = [name for name in numbers if name.startswith(prefix)]
-        raise ValueError(f"the result has no {metric}{suggest(metric, known)}")
+        raise ValueError(f"the result has no {metric}{suggest(metric, numbers)}")
     return numbers[metric]
 
 
@@ -118,6 +138,6 @@ def _column(metric: str | Metric) -> str:
 
 
 def _check(name: str) -> None:
-    known = [*SUMMARY, *METRICS]
+    known = [*SUMMARY, *METRICS, *PLACEMENT]
     if name not in known and not name.startswith(tuple(FAMILIES)):
         raise ValueError(f"unknown metric {name!r}{suggest(name, [*known, 'bytes_<link class>', 'share_<phase>'])}")

@@ -74,8 +74,8 @@ def route_numpy(experts: np.ndarray, top_k: int, replicas: np.ndarray, first: np
 
 
 @njit(cache=True, nogil=True)
-def swap_until_best(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> int:
-    """Exchange the devices of two slots, the best pair first, until no exchange helps; return how many were made.
+def swap_until_stuck(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> int:
+    """Let each slot in turn exchange devices with its best partner until none gains; return the exchanges made.
 
     Minimises the sum of ``cost[s, device[s]]`` ([S, D]) plus the largest sum of ``load`` ([S]) on a device.
     Changes *device* ([S], int64) in place.
@@ -83,63 +83,73 @@ def swap_until_best(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> i
     n_slots, n_devices = cost.shape
     sums = np.zeros(n_devices)
     gain = np.empty((n_devices, n_slots))  # the change of cost when the slot goes to the device, alone
-    mean = load.sum() / n_devices
     for s in range(n_slots):
         sums[device[s]] += load[s]
         for d in range(n_devices):
             gain[d, s] = cost[s, d] - cost[s, device[s]]
-    made = 0
-    while True:
-        worst = sums.argmax()
-        reach = sums[worst] - mean  # no exchange lowers the highest sum by more, nor at all without worst
-        best, best_a, best_b = IMPROVES, -1, -1
-        for a in range(n_slots):
-            p = device[a]
-            for b in range(a + 1, n_slots):
-                q = device[b]
-                relieves = p == worst or q == worst
-                change = gain[q, a] + gain[p, b]
-                if p == q or change >= best + (reach if relieves else 0.0):
-                    continue
-                highest = max(sums[p] - load[a] + load[b], sums[q] - load[b] + load[a])
-                if relieves:
-                    for d in range(n_devices):
-                        if d != p and d != q:
-                            highest = max(highest, sums[d])
-                else:
-                    highest = max(highest, sums[worst])
-                change += highest - sums[worst]
-                if change < best:
-                    best, best_a, best_b = change, a, b
-        if best_a < 0:
-            return made
-        p, q = device[best_a], device[best_b]
-        sums[p] += load[best_b] - load[best_a]
-        sums[q] += load[best_a] - load[best_b]
-        device[best_a], device[best_b] = q, p
+    made = idle = a = 0
+    while idle < n_slots:
+        p, worst = device[a], sums.argmax()
+        second = 0.0  # no exchange brings the highest sum below the second highest, nor down at all without worst
         for d in range(n_devices):
-            gain[d, best_a] = cost[best_a, d] - cost[best_a, q]
-            gain[d, best_b] = cost[best_b, d] - cost[best_b, p]
-        made += 1
+            if d != worst:
+                second = max(second, sums[d])
+        partner = _best_partner(a, gain, load, device, (sums, worst, second))
+        idle += 1
+        if partner >= 0:
+            q = device[partner]
+            sums[p] += load[partner] - load[a]
+            sums[q] += load[a] - load[partner]
+            device[a], device[partner] = q, p
+            for d in range(n_devices):
+                gain[d, a] = cost[a, d] - cost[a, q]
+                gain[d, partner] = cost[partner, d] - cost[partner, p]
+            made, idle = made + 1, 0
+        a = (a + 1) % n_slots
+    return made
 
 
-def swap_until_best_numpy(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> int:
-    """Do the same by trying every exchange as a whole."""
+@njit(cache=True, nogil=True)
+def _best_partner(a: int, gain: np.ndarray, load: np.ndarray, device: np.ndarray,
+                  state: tuple[np.ndarray, int, float]) -> int:
+    """Return the slot with which *a* should exchange devices, or -1 if no exchange is an improvement."""
+    sums, worst, second = state
+    p, partner, best = device[a], -1, IMPROVES
+    for b in range(len(device)):
+        q = device[b]
+        relieves = p == worst or q == worst
+        change = gain[q, a] + gain[p, b]
+        if p == q or change >= best + (sums[worst] - second if relieves else 0.0):
+            continue
+        highest = max(sums[p] - load[a] + load[b], sums[q] - load[b] + load[a])
+        if not relieves:
+            highest = max(highest, sums[worst])
+        elif highest < second:  # one of the others may be the highest now
+            for d in range(len(sums)):
+                if d != p and d != q:
+                    highest = max(highest, sums[d])
+        change += highest - sums[worst]
+        if change < best:
+            partner, best = b, change
+    return partner
+
+
+def swap_until_stuck_numpy(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> int:
+    """Do the same by working out every exchange as a whole."""
     slots = np.arange(len(device))
 
     def total(devices: np.ndarray) -> float:
         return float(cost[slots, devices].sum() + np.bincount(devices, load, minlength=cost.shape[1]).max())
 
-    made = 0
-    while True:
-        best, best_change = device, IMPROVES
-        for a, b in zip(*np.triu_indices(len(device), 1), strict=True):
-            other = device.copy()
-            other[[a, b]] = device[[b, a]]
-            change = total(other) - total(device)
-            if change < best_change:
-                best, best_change = other, change
-        if best is device:
-            return made
-        device[:] = best
-        made += 1
+    made = idle = a = 0
+    while idle < len(device):
+        trials = np.tile(device, (len(device), 1))
+        trials[slots, slots], trials[:, a] = device[a], device
+        totals = np.array([total(trial) for trial in trials])
+        best = int(totals.argmin())
+        idle += 1
+        if totals[best] - total(device) < IMPROVES:
+            device[:] = trials[best]
+            made, idle = made + 1, 0
+        a = (a + 1) % len(device)
+    return made

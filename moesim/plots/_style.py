@@ -32,6 +32,7 @@ WORDS = {  # column -> what its axis is called; a suffix (_s, _bytes, _tok_per_s
     "cross_top1": "first choices that change device (%)",
     "cross_all": "pairs of choices that change device (%)",
     "cross_node_top1": "first choices that change node (%)",
+    "bytes_leaf_up": "bytes from leaf to spine", "bytes_nic_out": "bytes from device to leaf",
     "fanout": "devices per token and layer",
     "node_fanout": "nodes per token and layer",
     "ttft_s": "time to first token", "tpot_s": "time per output token", "e2e_s": "time from arrival to last token",
@@ -39,11 +40,12 @@ WORDS = {  # column -> what its axis is called; a suffix (_s, _bytes, _tok_per_s
 }
 
 
-def figure(columns: int = 1, rows: int = 1, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
+def figure(columns: int = 1, rows: int = 1, size: tuple[float, float] | None = None,
+           heights: Sequence[float] | None = None) -> tuple[Figure, np.ndarray]:
     """Return a figure of *size* (inches) and its Axes, [rows, columns]. It belongs to nobody else: no pyplot."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=size or (WIDTH * columns, HEIGHT * rows), dpi=DPI, layout=layout)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
 
 
 def axes(ax: Axes | None, size: tuple[float, float] | None = None) -> Axes:
@@ -127,7 +129,8 @@ def colours(names: Iterable[Any]) -> dict[Any, str]:
 
 def scale(values: Any, column: str) -> tuple[float, str]:
     """Return the divisor for *values* of *column*, SI inside, and the name of the axis with its unit."""
-    suffix = next((s for s in PREFIXES if column == s or (column.endswith(f"_{s}") and "_per_s" not in column)), None)
+    suffix = next((s for s in PREFIXES if column == s or column.startswith(f"{s}_")
+                   or (column.endswith(f"_{s}") and "_per_s" not in column)), None)
     words = WORDS.get(column, column if suffix is None else column.removesuffix(f"_{suffix}")).replace("_", " ")
     if suffix is None:
         return 0.01 if words.endswith("(%)") else 1.0, words

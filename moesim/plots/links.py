@@ -17,7 +17,8 @@ def links(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "{answer}
     """
     style.need(table, ("class", "bytes"), "links")
     table = table.assign(_name=style.labels(table))
-    wide = table.pivot_table(index="_name", columns="class", values="bytes", aggfunc="sum", sort=False, observed=True)
+    wide = _merge(table.pivot_table(index="_name", columns="class", values="bytes", aggfunc="sum", sort=False,
+                                    observed=True))
     divisor, unit = style.scale(wide, "bytes")
     ax = style.axes(ax, (style.WIDTH, 1.3 + 0.32 * len(wide)))
     colour = style.colours(wide.columns)
@@ -32,6 +33,28 @@ def links(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "{answer}
                                     for c, x in zip(wide.columns, first, strict=True)])
     return style.finish(ax, style.answer(title, _title(wide)),
                         f"bytes carried by all links of a class {unit.split(' ')[-1]}", pad=space)
+
+
+def _merge(wide: pd.DataFrame) -> pd.DataFrame:
+    """Return *wide* with classes that carry the same bytes everywhere as one column, named after all of them."""
+    groups: list[list[str]] = []
+    for name in wide.columns:
+        same = next((g for g in groups if np.allclose(wide[g[0]], wide[name], rtol=1e-9, atol=0)), None)
+        (same if same is not None else groups.append([]) or groups[-1]).append(str(name))
+    return pd.DataFrame({_joined(g): wide[g[0]] for g in groups}, index=wide.index)
+
+
+def _joined(names: list[str]) -> str:
+    """Return "scale up out/in" for scale_up_out and scale_up_in.
+
+    >>> _joined(["scale_up_out", "scale_up_in"]), _joined(["nic_out", "nic_in", "leaf_up"])
+    ('scale up out/in', 'nic out/in, leaf up')
+    """
+    ends: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, end = name.rpartition("_")
+        ends.setdefault(stem or end, []).append(end if stem else "")
+    return ", ".join(f"{stem} {'/'.join(e)}".strip().replace("_", " ") for stem, e in ends.items())
 
 
 def _title(wide: pd.DataFrame) -> str:

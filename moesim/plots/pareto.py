@@ -53,6 +53,6 @@ def _title(names: list[str], x: str, y: str, table: pd.DataFrame) -> str:
     least, calm = int(traffic.argmin()), int(load.argmin())
     if load[least] == load[calm] or traffic[least] == traffic[calm]:
         return f"{names[least]} is best in both"
-    what = "bytes" if y.endswith("_bytes") else "crossings" if y.startswith("cross") else style.WORDS.get(y, y)
+    what = "bytes" if "bytes" in y else "crossings" if y.startswith("cross") else style.WORDS.get(y, y)
     return (f"{names[least]}: {1 - traffic[least] / traffic[calm]:.0%} fewer {what} than {names[calm]}, "
             f"at load imbalance {load[least]:.2f} against {load[calm]:.2f}")

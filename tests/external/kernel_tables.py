@@ -31,8 +31,11 @@ class Rows(NamedTuple):
 
 
 def read(folder: Path, op: str) -> Rows:
-    """Return the bf16 rows of *op* on H200, vLLM 0.24. Left out: windowed attention, heads wider than 256, 512 experts
-    at 33-63 tokens (the collector hit fewer experts than meant: the times imply more than 4.8 TB/s), skewed routing."""
+    """Return the bf16 rows of *op* on H200, vLLM 0.24.
+
+    Left out: windowed attention, heads wider than 256, skewed routing, and 512 experts at 33-63 tokens (the collector
+    hit fewer experts than meant: the times imply more than 4.8 TB/s).
+    """
     name = {"gemm": "gemm", "moe": "moe", "attention_prefill": "attention_context",
             "attention_decode": "attention_generation"}[op]
     table = pd.read_parquet(folder / "kernels" / f"h200_vllm0.24_bf16_{name}.parquet")
@@ -41,11 +44,15 @@ def read(folder: Path, op: str) -> Rows:
     if op == "moe":
         wrong = (table.num_experts == 512) & table.num_tokens.between(33, 63)
         return experts(table[(table.distribution == "balanced") & ~wrong])
-    table = table[(table.window_size == 0) & (table.head_dim <= 256)].copy()
-    table["kv_len"] = table.isl + table.step
+    return attention(op, table[(table.window_size == 0) & (table.head_dim <= 256)])
+
+
+def attention(op: str, table: pd.DataFrame) -> Rows:
+    """Return the rows of an attention table; the context is what was cached and what is new."""
     names = {"batch": "batch_size", "kv_len": "kv_len", "heads_q": "num_heads", "heads_kv": "num_key_value_heads",
              "head_dim": "head_dim"}
-    return _rows(op, table, names | ({"q_len": "isl"} if op == "attention_prefill" else {}))
+    return _rows(op, table.assign(kv_len=table.isl + table.step),
+                 names | ({"q_len": "isl"} if op == "attention_prefill" else {}))
 
 
 def _rows(op: str, table: pd.DataFrame, names: dict[str, str]) -> Rows:

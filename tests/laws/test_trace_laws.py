@@ -1,4 +1,4 @@
-"""Laws of routing traces: conservation, round trip, split, and what shuffling does; hot loops equal their numpy twins."""
+"""Laws of routing traces: conservation, round trip, split, what shuffling does; loops equal their numpy twins."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def alive(pid: int) -> bool:
 def test_a_killed_sweep_resumes(tmp_path: Path, repo: Path) -> None:
     points = tmp_path / "out/points"
     process = start(tmp_path, repo)
-    wait_for(lambda: points.exists() and len(list(points.glob("*.parquet"))) >= 3)
+    wait_for(lambda: process.poll() is not None or points.exists() and len(list(points.glob("*.parquet"))) >= 3)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     workers = {int(line.split()[0]) for line in (tmp_path / "notes").read_text().splitlines()}

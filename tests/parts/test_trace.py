@@ -107,30 +107,33 @@ BIG[2, 0, 0], LOGITS[2, 0, 0], NAN[2, 0, 0] = 1.01, 1e6, np.nan
 @pytest.mark.parametrize(("changes", "message"), [
     ({"experts": HIGH}, "token row 3, layer 1: expert 3 is out of range, ids go from 0 to 2 (n_experts = 3); "
      "ranked: [3, 0]; count experts from 0 and leave shared experts out, or raise n_experts"),
-    ({"experts": PADDED}, "token row 3, layer 1: expert -1 is out of range, ids go from 0 to 2; drop padding (-1) rows"),
+    ({"experts": PADDED}, "token row 3, layer 1: expert -1 is out of range, ids go from 0 to 2; drop padding (-1) "
+     "rows"),
     ({"experts": TWICE}, "token row 0, layer 1: expert 2 is chosen twice in [2, 2]; a gate chooses distinct experts: "
      "remove padding or placeholder rows, map replicas to logical experts"),
     ({"experts": [[0, 1]]}, "request has shape [4] but experts has 1 tokens"),
     ({"experts": np.zeros((4, 0, 2), int)}, "experts has shape [4, 0, 2]; it must be [tokens, layers, ranked] with at "
      "least one of each"),
     ({"experts": np.ones((4, 2, 2))}, "experts has dtype float64; expert ids are integers"),
-    ({"top_k": 3}, "top_k is 3 but experts has 2 ranked candidates per layer (its last axis); top_k lies in 1..n_ranked"),
+    ({"top_k": 3}, "top_k is 3 but experts has 2 ranked candidates per layer (its last axis); top_k lies in "
+     "1..n_ranked"),
     ({"n_experts": 70000}, "n_experts is 70000; ids are uint16, so it lies in 1..65536"),
-    ({"probs": UNSORTED}, "token row 1, layer 1: probabilities [0.25, 0.75] do not descend; sort the candidates of every "
-     "(token, layer) by probability first: some gates return them unsorted"),
-    ({"probs": BIG}, "token row 2, layer 0: probability 1.009765625 lies outside [0, 1]; store what the gate's softmax or "
-     "sigmoid gave, not logits and not weights scaled afterwards"),
+    ({"probs": UNSORTED}, "token row 1, layer 1: probabilities [0.25, 0.75] do not descend; sort the candidates of "
+     "every (token, layer) by probability first: some gates return them unsorted"),
+    ({"probs": BIG}, "token row 2, layer 0: probability 1.009765625 lies outside [0, 1]; store what the gate's "
+     "softmax or sigmoid gave, not logits and not weights scaled afterwards"),
     ({"probs": LOGITS}, "token row 2, layer 0: probability inf lies outside [0, 1]; store what the gate's softmax or "
      "sigmoid gave, not logits and not weights scaled afterwards"),
     ({"probs": NAN}, "token row 2, layer 0: probability nan lies outside [0, 1]; store what the gate's softmax or "
      "sigmoid gave, not logits and not weights scaled afterwards"),
-    ({"probs": PROBS[:, :1]}, "probs has shape [4, 1, 2] but experts has [4, 2, 2]; one probability belongs to each ranked "
-     "expert"),
+    ({"probs": PROBS[:, :1]}, "probs has shape [4, 1, 2] but experts has [4, 2, 2]; one probability belongs to each "
+     "ranked expert"),
     ({"probs": np.ones((4, 2, 2), int)}, "probs has dtype int64; probabilities are floats, stored as float16"),
     ({"position": [0, 1, 1, 0]}, "token row 2: position 1 of request 7 comes after position 1 (row 1); rows of one "
      "request follow its tokens, each once"),
-    ({"step": [0, 3, 2, 0]}, "token row 2: step 2 of request 7 comes after step 3 (row 1); a token cannot run before the "
-     "ones it attends to; pass step= if the default (prefill 0, decode its position) does not fit, as with several turns"),
+    ({"step": [0, 3, 2, 0]}, "token row 2: step 2 of request 7 comes after step 3 (row 1); a token cannot run before "
+     "the ones it attends to; pass step= if the default (prefill 0, decode its position) does not fit, as with "
+     "several turns"),
     ({"phase": [0, 0, 2, 0]}, "token row 2: phase is 2, outside 0..1; 0 is prefill, 1 is decode"),
     ({"position": [-1, 0, 1, 0]}, "token row 0: position is -1, outside 0..2147483647; count from 0"),
     ({"token_id": -2}, "token row 0: token_id is -2, outside -1..2147483647; -1 means unknown"),

@@ -37,8 +37,8 @@ def test_the_file_has_exactly_the_agreed_schema(file: Path) -> None:
         "experts": "fixed_size_list<element: uint16 not null>[4]",
         "probs": "fixed_size_list<element: halffloat not null>[4]"}
     assert json.loads(schema.metadata[b"moesim"]) == {
-        "version": 1, "model": "hand", "revision": None, "moe_layer_indices": [1, 2], "renormalised": None, "origin": None,
-        "licence": "MIT", "synthetic": False, "n_layers": 2, "n_experts": 3, "top_k": 1, "n_ranked": 2}
+        "version": 1, "model": "hand", "revision": None, "moe_layer_indices": [1, 2], "renormalised": None,
+        "origin": None, "licence": "MIT", "synthetic": False, "n_layers": 2, "n_experts": 3, "top_k": 1, "n_ranked": 2}
     column = pq.ParquetFile(file).metadata.row_group(0).column(6)
     assert (column.path_in_schema, column.compression) == ("experts.list.element", "ZSTD")
 
@@ -56,7 +56,8 @@ def test_other_programs_see_one_row_per_token(file: Path) -> None:
 
 
 def test_many_row_groups_with_their_own_domains_are_one_trace(tmp_path: Path) -> None:
-    parts = [RoutingTrace.from_arrays(np.full((3, 2, 1), i), 4, 1, request=i, phase=1, domain=f"d{3 - i}") for i in range(4)]
+    parts = [RoutingTrace.from_arrays(np.full((3, 2, 1), i), 4, 1, request=i, phase=1, domain=f"d{3 - i}")
+             for i in range(4)]
     with trace_file.TraceWriter(tmp_path / "t.parquet", parts[0].meta, probs=False) as writer:
         for part in parts:
             writer.write(part.tokens, part.experts, None)
@@ -86,7 +87,7 @@ def test_a_writer_that_fails_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_writer_needs_the_sizes(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="meta lacks version, n_layers, n_experts, top_k, n_ranked; take it from a Rou"):
+    with pytest.raises(TraceError, match="meta lacks version, n_layers, n_experts, top_k, n_ranked; take it"):
         trace_file.TraceWriter(tmp_path / "t.parquet", {"model": "x"}, probs=False)
 
 
@@ -116,12 +117,13 @@ IDS = [[0, 1, 2, 0], [0, 2, 1, 0], [1, 0, 2, 1]]
     (lambda t: t.drop_columns(["phase"]), "column 'phase' is missing"),
     (lambda t: t.append_column("text", pa.array(["a", "b", "c"])), "unknown column 'text'; a trace has request, step, "
      "position, phase, token_id, domain, experts, probs: drop it"),
-    (lambda t: replace(t, "step", pa.array([0, 0, 0], pa.int64())), "column 'step' is int64, must be int32; cast it, or "
-     "write the file with RoutingTrace.write"),
+    (lambda t: replace(t, "step", pa.array([0, 0, 0], pa.int64())), "column 'step' is int64, must be int32; cast it, "
+     "or write the file with RoutingTrace.write"),
     (lambda t: replace(t, "domain", pa.array(["a", "b", "b"])), "column 'domain' is string, must be "
      "dictionary<values=string, indices=int32, ordered=0>; cast it, or write the file with RoutingTrace.write"),
-    (lambda t: replace(t, "experts", lists(IDS, pa.int32())), "column 'experts' is fixed_size_list<element: int32>[4], must "
-     "be fixed_size_list<uint16>[4] (n_layers * n_ranked); cast it, or write the file with RoutingTrace.write"),
+    (lambda t: replace(t, "experts", lists(IDS, pa.int32())), "column 'experts' is fixed_size_list<element: "
+     "int32>[4], must be fixed_size_list<uint16>[4] (n_layers * n_ranked); cast it, or write the file with "
+     "RoutingTrace.write"),
     (lambda t: with_meta(t, n_layers=3), "column 'experts' is fixed_size_list<element: uint16 not null>[4], must be "
      "fixed_size_list<uint16>[6] (n_layers * n_ranked); cast it, or write the file with RoutingTrace.write"),
     (lambda t: replace(t, "experts", lists([*IDS[:2], None], pa.uint16())),
@@ -131,8 +133,8 @@ IDS = [[0, 1, 2, 0], [0, 2, 1, 0], [1, 0, 2, 1]]
     (lambda t: replace(t, "step", pa.array([0, None, 0], pa.int32())),
      "column 'step' has dtype float64; it must hold integers without gaps"),
     (lambda t: replace(t, "experts", lists([*IDS[:2], [1, 0, 2, 7]], pa.uint16())),
-     "token row 2, layer 1: expert 7 is out of range, ids go from 0 to 2 (n_experts = 3); ranked: [2, 7]; count experts "
-     "from 0 and leave shared experts out, or raise n_experts"),
+     "token row 2, layer 1: expert 7 is out of range, ids go from 0 to 2 (n_experts = 3); ranked: [2, 7]; count "
+     "experts from 0 and leave shared experts out, or raise n_experts"),
     (lambda t: t.slice(0, 0), "the file has no rows; a trace needs at least one token"),
 ])
 def test_wrong_files_are_refused(file: Path, change, message: str) -> None:

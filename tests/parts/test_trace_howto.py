@@ -11,7 +11,8 @@ import pytest
 from moesim import registry
 
 
-def test_the_page_runs(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_page_runs(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                       capsys: pytest.CaptureFixture) -> None:
     page = (repo / "docs/howto/get-routing-traces.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):

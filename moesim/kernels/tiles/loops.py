@@ -22,7 +22,7 @@ EXPERT_COLUMNS = (64, 128)
 class Speeds(NamedTuple):
     """What tiles reach: multiprocessors, FLOP/s and loaded bytes/s of each, bytes/s of memory, prologue in steps."""
 
-    multiprocessors: int
+    multiprocessors: float
     flop_per_s_each: float
     load_each: float
     stream: float

@@ -15,6 +15,13 @@ def _columns(shape: tuple[int, ...], *arrays: np.ndarray) -> np.ndarray:
     return np.stack([np.broadcast_to(a, shape).reshape(-1) for a in arrays], axis=-1)
 
 
+def _speeds(rates: Rates, constants: GemmTiles | ExpertTiles) -> tuple[float, ...]:
+    """Return the fields of ``loops.Speeds``: what tiles reach on this processor."""
+    return (float(rates.multiprocessors), float(rates.flop_per_s_each * constants.compute),
+            float(rates.bandwidth_each * constants.load), float(rates.bandwidth * constants.stream),
+            float(constants.prologue))
+
+
 @part
 class GemmTiles:
     """Constants of one dense product. Defaults: cuBLAS, bf16, H200 (``hw_configs/kernels/h200-tile.yaml``).
@@ -41,9 +48,8 @@ class GemmTiles:
         shape = np.broadcast_shapes(*(c.shape for c in columns))
         shapes = _columns(shape, *columns)
         out = np.empty(len(shapes))
-        speeds = loops.Speeds(rates.multiprocessors, rates.flop_per_s_each * self.compute,
-                              rates.bandwidth_each * self.load, rates.bandwidth * self.stream, self.prologue)
-        loops.gemm(shapes, rates.value_bytes, speeds, self.split, rates.bandwidth * self.reduce, out)
+        loops.gemm(shapes, float(rates.value_bytes), loops.Speeds(*_speeds(rates, self)), float(self.split),
+                   float(rates.bandwidth * self.reduce), out)
         return self.launch + out.reshape(shape)
 
 
@@ -76,9 +82,8 @@ class ExpertTiles:
         shape = np.broadcast_shapes(counts.shape[:-1], s["rows"].shape, *(c.shape for c in columns))
         counts = np.ascontiguousarray(np.broadcast_to(counts, shape + counts.shape[-1:])).reshape(-1, counts.shape[-1])
         out = np.empty(len(counts))
-        speeds = loops.Speeds(rates.multiprocessors, rates.flop_per_s_each * self.compute,
-                              rates.bandwidth_each * self.load, rates.bandwidth * self.stream, self.prologue)
-        loops.experts(counts, _columns(shape, *columns), rates.value_bytes, speeds, self.unaligned, out)
+        loops.experts(counts, _columns(shape, *columns), float(rates.value_bytes), loops.Speeds(*_speeds(rates, self)),
+                      float(self.unaligned), out)
         products = out.reshape(shape) / np.where(s["weight_bytes"] < 1, self.unpack, 1.0)
         # Activation reads (matrices - 1) * inter and writes inter per row; the sum reads hidden.
         values = s["rows"] * (s["matrices"] * s["inter"] + s["hidden"])

@@ -3,7 +3,8 @@
 >>> from moesim.network import LeafSpine
 >>> fabric = LeafSpine(leaves=2, spines=4, hosts_per_leaf=4, link="400 Gbit/s")
 >>> shares = Ecmp().spine_shares(fabric, src=np.arange(4), dst=np.arange(4) + 4, seed=0)
->>> shares.max(axis=1).tolist(), shares.sum(axis=0).tolist()  # four pairs, four spines
+>>> shares.max(axis=1).tolist(), shares.sum(axis=0).tolist()
+([1.0, 1.0, 1.0, 1.0], [0.0, 2.0, 1.0, 1.0])
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from moesim.placement.objective import Pairs, Problem, Profile, transition_cost
 from moesim.placement.placement import Placement
-from moesim.placement.solvers._chain import Chain, assign, descend, perturb_and_settle
+from moesim.placement.solvers._chain import Chain, assign, descend, search, settle
 from moesim.registry import part
 
 
@@ -29,14 +29,15 @@ class AffinitySweep:
 
     pairs: Pairs = "top1"
     restarts: int = Field(default=5, ge=1)
-    perturbations: int = Field(default=600, ge=0)
+    perturbations: int = Field(default=1200, ge=0)
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* draws the starts and the perturbations."""
         rng = np.random.default_rng(seed)
         transitions = profile.transitions(self.pairs)
         chain = Chain(transitions, profile, problem)
-        devices = perturb_and_settle(chain, descend(chain, self.restarts, rng), assign, self.perturbations, rng)
+        devices = search(chain, descend(chain, assign, self.restarts, rng), self.perturbations, rng)
+        settle(chain, devices, range(chain.n_layers), assign)
         device_of = chain.device_of(devices)
         objective = transition_cost(transitions, device_of, problem.distance)
         return Placement.from_device_of(device_of, problem.n_devices, minimises=f"cross_{self.pairs}",

@@ -51,7 +51,7 @@ class ExflowIlp:
         model = _Model(transitions, problem, canonical(start, problem))
         outcome = model.solve(self.time_limit, seed)
         objective, before = (transition_cost(transitions, d, problem.distance) for d in (outcome.device_of, start))
-        bound = min(outcome.bound / max(int(transitions.sum()), 1), objective)
+        bound = objective if outcome.proved else outcome.bound / max(int(transitions.sum()), 1)
         gap = (objective - bound) / objective if objective else 0.0
         status = "optimal" if outcome.proved else "feasible"
         return Placement.from_device_of(outcome.device_of, problem.n_devices, minimises=f"cross_{self.pairs}",
@@ -104,7 +104,7 @@ class _Model:
                 apart = self._add_apart(f"y{number}_{layer}", layer, np.argwhere(flows > 0), group_of)
                 cost += [(y, weight * float(flows[i, j])) for (i, j), y in apart.items()]
         self.program.setObjective(pulp.LpAffineExpression(cost))
-        # All costs are multiples of the distances' step: a proof may stop one step short of the bound.
+        # Whole costs: an objective less than one above the bound is proved optimal.
         whole = all(float(weight).is_integer() for _, weight in levels)
         self.step = 0.999 if whole else 0.0
 
@@ -162,11 +162,12 @@ class _Model:
         self.program.solve(WarmHighs(msg=False, timeLimit=time_limit_s, gapRel=0.0, gapAbs=self.step,
                                      random_seed=seed % 2**31))
         info = self.program.solverModel.getInfo()
-        proved = self.program.sol_status == pulp.LpSolutionOptimal
-        found = self.program.sol_status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
-        device_of = self._device_of() if found else self.start
-        bound = float(info.objective_function_value if proved else max(info.mip_dual_bound, 0.0))
-        return _Outcome(device_of, bound, proved, self.program.numConstraints())
+        status = self.program.sol_status  # not .status, which says "Optimal" at a time limit too
+        if status in (pulp.LpSolutionInfeasible, pulp.LpSolutionUnbounded):
+            raise RuntimeError("the integer program has no solution, yet its start is one: a bug in exflow_ilp")
+        device_of = self.start if status == pulp.LpSolutionNoSolutionFound else self._device_of()
+        proved = status == pulp.LpSolutionOptimal
+        return _Outcome(device_of, max(float(info.mip_dual_bound), 0.0), proved, self.program.numConstraints())
 
     def _device_of(self) -> np.ndarray:
         value = np.array([[[v.value() for v in row] for row in rows] for rows in self.x])

@@ -1,4 +1,4 @@
-"""Transitions and load together: affinity first, then exchanges that weigh crossing against imbalance.
+"""Transitions and load together, by exchanges that weigh what tokens cross against imbalance (the default).
 
 >>> import numpy as np
 >>> from moesim.placement.objective import Problem, Profile
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from moesim.placement.objective import Pairs, Problem, Profile, device_load, load_max_over_mean, transition_cost
 from moesim.placement.placement import Placement
-from moesim.placement.solvers._chain import Chain, descend, perturb_and_settle, settle, swap
+from moesim.placement.solvers._chain import Chain, descend, search, swap
 from moesim.registry import part
 
 
@@ -23,8 +23,9 @@ from moesim.registry import part
 class Joint:
     """Minimise mean transition distance + *balance* x mean over layers of load max/mean, equal expert counts.
 
-    With balance 0.3, ten percent more on the busiest device is worth three percent of the transitions. Starts
-    like affinity_sweep, then best exchanges within a layer and *perturbations* of an iterated local search.
+    With balance 0.3, ten percent more on the busiest device is worth three percent of the transitions. Exchanges
+    within a layer, swept over the layers until none helps, from *restarts* random starts; then *perturbations*
+    of an iterated local search.
     """
 
     balance: float = Field(default=0.3, ge=0, allow_inf_nan=False)
@@ -37,9 +38,7 @@ class Joint:
         rng = np.random.default_rng(seed)
         transitions = profile.transitions(self.pairs)
         chain = Chain(transitions, profile, problem, self.balance)
-        devices = descend(chain, self.restarts, rng)
-        settle(chain, devices, range(chain.n_layers), swap)
-        devices = perturb_and_settle(chain, devices, swap, self.perturbations, rng)
+        devices = search(chain, descend(chain, swap, self.restarts, rng), self.perturbations, rng)
         placement = Placement.from_device_of(chain.device_of(devices), problem.n_devices)
         imbalance = load_max_over_mean(device_load(profile.counts, placement.replicas)).mean()
         crossing = transition_cost(transitions, placement.device_of, problem.distance)

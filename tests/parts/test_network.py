@@ -1,0 +1,187 @@
+"""Laws of collectives and contracts of topologies and balancing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from moesim import registry
+from moesim.network import LeafSpine, Network
+from moesim.network.balancing.ecmp import Ecmp, splitmix64
+from moesim.network.loops import link_loads
+from moesim.network.topologies.switch import Switch
+
+IDEAL = SimpleNamespace(bandwidth=450e9, efficiency=1.0, startup=0.0, ramp=0.0)
+REAL = SimpleNamespace(bandwidth=450e9, efficiency=0.776, startup=7.8e-6, ramp=10e-6)
+FABRICS = {"leaf_spine": LeafSpine(4, 4, 4, link="400 Gbit/s"), "switch": Switch(16, link="400 Gbit/s")}
+
+
+def network(fabric: object = FABRICS["leaf_spine"], balancing: object = "spray", per_node: int = 4, up: object = IDEAL,
+            seed: int = 0) -> Network:
+    return Network(fabric.n_hosts, per_node, up, fabric, up, balancing, seed)  # type: ignore[attr-defined, arg-type]
+
+
+def traffic(seed: int = 0, n: int = 16, batch: tuple[int, ...] = ()) -> np.ndarray:
+    return np.random.default_rng(seed).exponential(1e6, (*batch, n, n))
+
+
+@pytest.mark.parametrize("name", registry.names("topology"))
+def test_topology_contract(name: str) -> None:
+    fabric = FABRICS[name]
+    links, routes = fabric.links(), fabric.routes(Ecmp(), 0)
+    assert list(links.columns) == ["link", "class", "name", "capacity_bytes_per_s", "latency_s"]
+    assert list(links["link"]) == list(range(len(links))) and links["name"].is_unique
+    assert routes.shape == (fabric.n_hosts**2, len(links))
+    source, target = np.divmod(np.arange(fabric.n_hosts**2), fabric.n_hosts)
+    for kind in ("nic_out", "nic_in"):  # every byte leaves by one port and arrives by one
+        share = routes[:, (links["class"] == kind).to_numpy()].sum(axis=1)
+        assert np.array_equal(share, (source != target).astype(float))
+    graph = fabric.to_networkx()
+    assert graph.number_of_edges() == len(links)
+    assert graph.edges["host0", links["name"][0].split("->")[1]]["class"] == "nic_out"
+    assert registry.make("topology", registry.dump(fabric)) == fabric
+
+
+@pytest.mark.parametrize("name", registry.names("balancing"))
+def test_balancing_contract(name: str) -> None:
+    part, fabric = registry.make("balancing", name), FABRICS["leaf_spine"]
+    src, dst = (a.ravel() for a in np.meshgrid(np.arange(4), np.arange(4, 16)))
+    shares = part.spine_shares(fabric, src, dst, seed=1)
+    assert shares.shape == (len(src), 4) and (shares >= 0).all() and np.allclose(shares.sum(axis=1), 1)
+    order = np.random.default_rng(0).permutation(len(src))  # a pair's share does not depend on the others
+    assert np.array_equal(part.spine_shares(fabric, src[order], dst[order], seed=1), shares[order])
+
+
+@pytest.mark.parametrize("balancing", registry.names("balancing"))
+def test_bytes_are_conserved(balancing: str) -> None:
+    bytes_, net = traffic(), network(balancing=balancing)
+    np.fill_diagonal(bytes_, 0)
+    by_class = net.links.assign(load=net.all_to_all(bytes_).loads).groupby("class")["load"].sum()
+    inside = np.kron(np.eye(4), np.ones((4, 4)))
+    near, far = (bytes_ * inside).sum(), (bytes_ * (1 - inside)).sum()
+    for kind in ("scale_up_out", "scale_up_in"):
+        assert by_class[kind] == pytest.approx(near)
+    for kind in ("nic_out", "nic_in", "leaf_up", "leaf_down"):  # nodes are leaves here: all of it crosses a spine
+        assert by_class[kind] == pytest.approx(far)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.5, 2.0, 8.0]))
+@settings(max_examples=20, deadline=None)
+def test_time_scales_with_bytes_and_bandwidth(seed: int, factor: float) -> None:
+    bytes_ = traffic(seed)
+    slow = network().all_to_all(bytes_).time_s
+    faster = SimpleNamespace(bandwidth=450e9 * factor, efficiency=1.0, startup=0.0, ramp=0.0)
+    fabric = LeafSpine(4, 4, 4, link=f"{400 * factor} Gbit/s")
+    assert Network(16, 4, faster, fabric, faster).all_to_all(bytes_).time_s == pytest.approx(slow / factor)
+    assert network().all_to_all(bytes_ * factor).time_s == pytest.approx(slow * factor)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_devices_of_a_node_are_alike(seed: int) -> None:
+    bytes_ = traffic(seed)
+    order = np.concatenate([4 * node + np.random.default_rng(seed + node).permutation(4) for node in range(4)])
+    mixed = bytes_[np.ix_(order, order)]
+    net = network(up=REAL)
+    assert net.all_to_all(mixed).time_s == pytest.approx(net.all_to_all(bytes_).time_s, rel=1e-12)
+    ports = slice(32, 48)
+    assert np.allclose(net.all_to_all(mixed).loads[ports], net.all_to_all(bytes_).loads[ports][order])
+
+
+def test_more_bytes_never_take_less() -> None:
+    bytes_, net = traffic(), network(up=REAL)
+    base = net.all_to_all(bytes_).time_s
+    extra = np.repeat(bytes_[None], 256, axis=0)
+    extra.reshape(256, 256)[np.arange(256), np.arange(256)] += 5e6
+    assert (net.all_to_all(extra).time_s >= base).all()
+
+
+def test_loop_equals_sparse_product() -> None:
+    rng = np.random.default_rng(0)
+    shares = sparse.random_array((30, 64), density=0.2, rng=rng, format="csr")
+    for rows in (1, 4, 7):
+        bytes_ = rng.random((rows, 64))
+        loads = np.empty((rows, 30))
+        link_loads(bytes_, shares.indptr, shares.indices, shares.data, loads)
+        assert np.allclose(loads, (shares @ bytes_.T).T, rtol=1e-13)
+
+
+def test_batches_are_evaluated_one_by_one() -> None:
+    bytes_, net = traffic(batch=(3, 2)), network(up=REAL)
+    together = net.all_to_all(bytes_)
+    assert together.time_s.shape == (3, 2) and together.loads.shape == (3, 2, len(net.links))
+    alone = net.all_to_all(bytes_[1, 1])
+    assert together.time_s[1, 1] == alone.time_s and np.allclose(together.loads[1, 1], alone.loads, rtol=1e-14)
+    back = net.all_to_all(np.swapaxes(bytes_, -1, -2))  # combine: what went out comes home
+    assert np.allclose(back.loads[..., 32:48], together.loads[..., 48:64])
+
+
+def test_spray_is_even_and_bounds_ecmp() -> None:
+    uniform = np.full((16, 16), 1e6)
+    spray, up = network(), slice(64, 80)
+    assert np.allclose(spray.all_to_all(uniform).loads[up], 4 * 12 * 1e6 / 4)
+    ecmp = [network(balancing="ecmp", seed=s).all_to_all(uniform) for s in range(20)]
+    assert all(c.time_s >= spray.all_to_all(uniform).time_s for c in ecmp)
+
+
+def test_ecmp_collides_as_balls_in_bins() -> None:
+    """Four leaves throw 4 * 12 = 48 pairs each at 4 spines: the fullest of 16 uplinks is as full as with dice."""
+    uniform, up = np.full((16, 16), 1.0), slice(64, 80)
+    most = [network(balancing="ecmp", seed=s).all_to_all(uniform).loads[up].max() for s in range(200)]
+    dice = np.random.default_rng(0).multinomial(48, [0.25] * 4, size=(20_000, 4)).max(axis=(1, 2))
+    assert np.mean(most) == pytest.approx(dice.mean(), abs=4 * dice.std() / np.sqrt(200))
+    assert np.std(most) == pytest.approx(dice.std(), rel=0.25)
+
+
+def test_ecmp_repeats_across_processes() -> None:
+    code = ("import numpy as np; from moesim.network.balancing.ecmp import splitmix64;"
+            "print(splitmix64(np.arange(3)).tolist())")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == str(splitmix64(np.arange(3)).tolist())
+    assert int(splitmix64(0)) == 0xE220A8397B1DCDAF  # first output of the reference generator with seed 0
+
+
+def test_oversubscription_slows_the_fabric() -> None:
+    uniform = np.full((16, 16), 1e6)
+    times = []
+    for fabric in (LeafSpine(4, 4, 4), LeafSpine(4, 2, 4), LeafSpine(4, 4, 4, uplink="200 Gbit/s")):
+        times.append(Network(16, 1, IDEAL, fabric, IDEAL).all_to_all(uniform).time_s)
+    full, fewer, slower = times
+    assert full == pytest.approx(15e6 / 50e9)                       # the ports bind: 15 peers
+    assert fewer == slower == pytest.approx(4 * 12e6 / 2 / 50e9)    # the uplinks bind: half the capacity
+
+
+def test_all_reduce_beats_no_lower_bound() -> None:
+    net = network()
+    for width in (2, 4, 8, 16):
+        cost = net.all_reduce(np.full(16 // width, 1e8), width)
+        assert cost.time_s.shape == (16 // width,) and cost.loads.shape == (16 // width, len(net.links))
+        assert (cost.time_s >= 2 * (width - 1) / width * 1e8 / 450e9 * (1 - 1e-12)).all()
+    both = net.reduce_scatter(np.array([1e8]), 16).time_s + net.all_gather(np.full(16, 1e8 / 16)).time_s
+    assert both == pytest.approx(net.all_reduce(np.array([1e8]), 16).time_s)
+
+
+@pytest.mark.parametrize(("make", "fact", "remedy"), [
+    (lambda: Network(10, 4, IDEAL), "10 devices do not fill nodes of 4", "multiple"),
+    (lambda: Network(8, 4, IDEAL), "2 nodes need a fabric", "give both"),
+    (lambda: Network(32, 4, IDEAL, FABRICS["switch"], IDEAL), "16 hosts for 32 devices", "larger fabric"),
+    (lambda: network().all_to_all(np.zeros((4, 4))), "shape (4, 4)", "16 devices"),
+    (lambda: network().all_to_all(np.full((16, 16), -1.0)), "negative", ">= 0"),
+    (lambda: network().all_to_all(np.full((16, 16), np.nan)), "undefined", ">= 0"),
+    (lambda: network().all_reduce(np.ones(16), 3), "groups of 3 do not fit", "divisor"),
+    (lambda: network().all_reduce(np.ones(3), 4), "shape (3,)", "4 groups"),
+    (lambda: LeafSpine(leaves=0, spines=1, hosts_per_leaf=1), "leaves", "greater than 0"),
+    (lambda: LeafSpine(1, 1, 1, link=5e10), "no unit", "4.8 TB/s"),
+    (lambda: network(balancing="ecpm").all_to_all(traffic()), "unknown balancing 'ecpm'", "ecmp"),
+])
+def test_wrong_input_says_what_to_do(make: object, fact: str, remedy: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make()  # type: ignore[operator]
+    assert fact in str(error.value) and remedy in str(error.value)
