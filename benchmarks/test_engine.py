@@ -30,7 +30,7 @@ SCENARIO = {
         "dtype": {"weights": "fp8", "experts": "fp8", "kv": "bf16", "activations": "bf16"}},
     "hardware": "h200-8x8",
     "trace": {"synthetic": {"preset": "gpt_oss_20b", "requests": 2, "prompt_tokens": 1, "output_tokens": 2}, "scaled": True},
-    "requests": {"kind": "closed_loop", "concurrency": BATCH, "count": BATCH, "prompt_tokens": 1, "output_tokens": 64},
+    "requests": {"kind": "closed_loop", "concurrency": BATCH, "count": BATCH, "prompt_tokens": 1, "output_tokens": 512},
     "placement": {"solver": "linear"},
     "scheduler": {"name": "continuous", "max_batch": BATCH},
     "span_steps": 0,
@@ -47,10 +47,10 @@ def inputs(detail: str) -> Inputs:
     device_of = np.broadcast_to(np.arange(EXPERTS) // (EXPERTS // DEVICES), (LAYERS, EXPERTS))
     from moesim.requests import table
 
-    start = rng.integers(rows - 64, size=BATCH)
+    start = rng.integers(rows - 512, size=BATCH)
     ones = np.ones(BATCH, np.int64)
     return Inputs(scenario, trace, Placement.from_device_of(device_of, DEVICES), table(scenario.requests, 0),
-                  TokenRows(start, ones, start, 64 * ones))
+                  TokenRows(start, ones, start, 512 * ones))
 
 
 def decoding(detail: str, mode: str = "dispatch_combine") -> Engine:

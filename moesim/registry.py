@@ -13,7 +13,7 @@ import importlib
 import inspect
 import pkgutil
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as _dataclass
@@ -32,11 +32,15 @@ KINDS = {
 }
 
 
+T = TypeVar("T")
+
+
 class UnknownPart(ValueError):
     """A part name that is not in its folder."""
 
 
-def part(cls: type) -> Any:
+@dataclass_transform(frozen_default=True)
+def part(cls: type[T]) -> type[T]:
     """Make *cls* a part: a frozen dataclass whose parameters are validated and may not be unknown."""
     return _dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
 

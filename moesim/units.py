@@ -136,7 +136,13 @@ def _quantity(unit: str) -> Any:
 
 # Field types for specs and parts: they accept text with a unit, hold SI floats, and dump as text.
 if TYPE_CHECKING:
-    Bytes = BytesPerSecond = Seconds = FlopPerSecond = Joules = Watts = PerSecond = float
+    Bytes = float
+    BytesPerSecond = float
+    Seconds = float
+    FlopPerSecond = float
+    Joules = float
+    Watts = float
+    PerSecond = float
 else:
     Bytes = _quantity("byte")
     BytesPerSecond = _quantity("byte/second")

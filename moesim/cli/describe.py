@@ -66,11 +66,12 @@ def _scaled(value: Any) -> Any:
 def _trace(trace: Any) -> dict[str, Any]:
     from moesim import trace_stats
 
-    facts = {key: value for key, value in trace.meta.items() if value not in ("", None) and not isinstance(value, (dict, list))}
+    facts = {key: value for key, value in trace.meta.items() if isinstance(value, (str, int, float)) and value != ""}
     decode = int((trace.tokens["phase"] == 1).sum())
     facts |= {"tokens": trace.n_tokens, "prefill_tokens": trace.n_tokens - decode, "decode_tokens": decode,
               "domains": ", ".join(trace.domains())}
-    return facts | {name: float(value) for name, value in trace_stats.summary(trace).items() if name not in facts}
+    return facts | {name: float(value) for name, value in trace_stats.summary(trace).items()
+                    if not {name, f"n_{name}"} & facts.keys()}
 
 
 def _placement(placement: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def message(text: str) -> None:
 def print_rows(columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table on stdout; what is not a terminal gets every column in full."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    numeric = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
+    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
@@ -68,6 +68,14 @@ def progress(text: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _text(value: Any) -> str:

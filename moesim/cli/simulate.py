@@ -18,7 +18,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for report, figures and 
     from moesim import demo as library
 
     with waiting("simulating"):
-        table = library.run(out)
+        table = library.shown(library.run(out))
     print_rows(list(map(str, table.columns)), table.to_numpy(object).tolist())
     message(f"report, figures and tables: {out}")
 
@@ -43,8 +43,8 @@ def run(scenario: Annotated[Path, typer.Argument(help="Scenario file.")], overri
 def sweep(file: Annotated[Path, typer.Argument(help="Sweep file: scenario, axes, metrics, seeds.")],
           overrides: Overrides = None,
           out: Annotated[Path | None, typer.Option(help="Folder of the table; a sweep that was stopped goes on there. "
-                                                        "[default: that of the file, or out/<its name>]")] = None,
-          workers: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one per CPU]")] = None) -> None:
+                                                        "(default: that of the file, or out/<its name>)")] = None,
+          workers: Annotated[int | None, typer.Option(min=1, help="Processes. (default: one per CPU)")] = None) -> None:
     """Simulate every point of a sweep file and print the table."""
     from moesim import explore
 

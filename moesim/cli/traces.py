@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +14,10 @@ from moesim.cli.output import message, print_rows, waiting
 
 def plot(source: Annotated[Path, typer.Argument(help="Result folder (of run), sweep folder, or trace file.")],
          kinds: Annotated[list[str] | None, typer.Option("--kind", help="Figure; repeat for more. "
-                                                                        "[default: all that fit]")] = None,
+                                                                        "(default: all that fit)")] = None,
          options: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE",
                                                            help="Option of the figure, e.g. x=tpot_p50_s.")] = None,
-         out: Annotated[Path | None, typer.Option(help="Folder. [default: figures, beside the tables]")] = None,
+         out: Annotated[Path | None, typer.Option(help="Folder. (default: figures, beside the tables)")] = None,
          suffix: Annotated[str, typer.Option("--format", help="png or svg.")] = "png") -> None:
     """Draw figures of a result, a sweep or a trace; print their paths."""
     from moesim.cli import figures
@@ -52,7 +54,7 @@ def place(trace: Annotated[Path, typer.Argument(help="Trace file.")],
 
 def convert(source: Annotated[Path, typer.Argument(metavar="IN", help="Trace file of any known format.")],
             out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file.")],
-            form: Annotated[str | None, typer.Option("--format", help="Format of IN. [default: found]")] = None
+            form: Annotated[str | None, typer.Option("--format", help="Format of IN. (default: found)")] = None
             ) -> None:
     """Convert a trace of another tool to moesim's Parquet form."""
     from moesim.trace import read_trace
@@ -61,21 +63,22 @@ def convert(source: Annotated[Path, typer.Argument(metavar="IN", help="Trace fil
     _write(read_trace(source, form), out)
 
 
-def capture(model: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Hugging Face model folder.")],
-            text: Annotated[list[Path], typer.Option(exists=True, dir_okay=False, help="Text file; a prompt is a "
-                                                     "paragraph. Repeat for more.")],
+def capture(model: Annotated[Path, typer.Option(help="Hugging Face model folder.")],
+            text: Annotated[list[Path], typer.Option(help="Text file; a prompt is a paragraph. Repeat for more.")],
             out: Annotated[Path, typer.Option(help="Trace file to write.")],
             domain: Annotated[list[str] | None, typer.Option(help="Label of the text: one, or one per file. "
-                                                                  "[default: the files' names]")] = None,
+                                                                  "(default: the files' names)")] = None,
             prompt_tokens: Annotated[int, typer.Option(min=1, help="Longer prompts are cut.")] = 256,
             new_tokens: Annotated[int, typer.Option(min=1, help="Tokens sampled after each prompt.")] = 64,
             rows: Annotated[int, typer.Option(min=1, help="Prompts side by side.")] = 8,
-            ranked: Annotated[int | None, typer.Option(min=1, help="Candidates kept per layer. [default: top-k]")
+            ranked: Annotated[int | None, typer.Option(min=1, help="Candidates kept per layer. (default: top-k)")
                               ] = None,
             origin: Annotated[str, typer.Option(help="Where the text is from; kept in the trace.")] = "",
             licence: Annotated[str, typer.Option(help="Licence of the text; kept in the trace.")] = "",
             seed: int = 0) -> None:
     """Record which experts a PyTorch model chooses on text, in prefill and in decode."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when transformers is imported
     from moesim.capture import text as library
 
     if not (model / "config.json").is_file():

@@ -6,98 +6,100 @@ import pandas as pd
 
 from moesim.demo.points import AFFINITY, BASELINE, BETWEEN, MODES, Points, best, fastest, slug
 
-SAME = 0.02  # changes below this are called none: less than the model can tell
+Rows = dict[str, dict[str, float]]  # placement -> column -> number, of one mode
+
+SAME = 0.02  # a smaller difference is less than the model can tell
+LITTLE = 0.1  # a smaller change of bytes is not what a placement is chosen for
+TOKENS, TRAFFIC = "throughput_tok_per_s", f"bytes_{BETWEEN}"
 
 
 def sentences(points: Points) -> list[str]:
     """Return the answer as paragraphs of Markdown."""
     table = points.table
-    return [_recommendation(table), _dispatch_combine(table), _context_coherent(table), _load(points)]
+    home, coherent = (_rows(table, mode) for mode in MODES)
+    return [_recommendation(table), _dispatch_combine(home), _context_coherent(coherent, home),
+            _load(home, points.phases)]
 
 
 def change(new: float, old: float) -> str:
-    """Return *new* against *old* in words.
+    """Return how *new* differs from *old*.
 
-    >>> change(112, 100), change(50, 100), change(250, 100), change(100.5, 100)
-    ('12% more', '50% less', '2.5 times as much', 'no more and no less')
+    >>> change(112, 100), change(50, 100), change(250, 100), change(100.04, 100)
+    ('+12.0%', '-50.0%', '2.5 times', '+0.0%')
     """
     ratio = new / old
-    if abs(ratio - 1) < SAME:
-        return "no more and no less"
-    if ratio >= 2:
-        return f"{ratio:.1f} times as much"
-    return f"{abs(ratio - 1):.0%} {'more' if ratio > 1 else 'less'}"
+    return f"{ratio:.1f} times" if ratio >= 2 else f"{ratio - 1:+.1%}"
 
 
-def _rows(table: pd.DataFrame, mode: str) -> pd.DataFrame:
-    return table[table["mode"] == mode].set_index("placement")
+def _rows(table: pd.DataFrame, mode: str) -> Rows:
+    part = table[table["mode"] == mode].drop(columns="mode").set_index("placement")
+    return {str(name): {str(c): float(v) for c, v in row.items()} for name, row in part.to_dict("index").items()}
 
 
 def _recommendation(table: pd.DataFrame) -> str:
     name, mode = best(table)
-    rows = _rows(table, mode)
-    new, old = rows.loc[name], rows.loc[BASELINE]
     other = next(m for m in MODES if m != mode)
-    second = _rows(table, other)["throughput_tok_per_s"].max()
-    throughput = "throughput_tok_per_s"
+    rows, second = _rows(table, mode), fastest(table, other)
+    new, old, most = rows[name], rows[BASELINE], _rows(table, other)[second][TOKENS]
     text = (f"**Put them where `{name}` puts them (`placements/{slug(name)}.json`) and serve with `{mode}`**: "
-            f"{new[throughput]:.0f} output tokens/s, {change(new[throughput], old[throughput])} than `{BASELINE}`; time "
-            f"per output token {1e3 * new['tpot_mean_s']:.2f} ms against {1e3 * old['tpot_mean_s']:.2f} ms. "
-            f"The best that `{other}` reaches is {second:.0f} tokens/s (`{fastest(table, other)}`).")
-    close = [n for n in rows.index if n != name and rows.loc[n, throughput] > (1 - SAME) * new[throughput]]
-    return text + (f" Within {SAME:.0%} of it: {_list(close)}." if close else "")
+            f"{new[TOKENS]:.0f} output tokens/s ({change(new[TOKENS], old[TOKENS])} against `{BASELINE}`), "
+            f"{1e3 * new['tpot_mean_s']:.2f} ms per output token, the first after {1e3 * new['ttft_mean_s']:.0f} ms. "
+            f"The most that `{other}` reaches is {most:.0f} tokens/s ({change(most, new[TOKENS])}), with `{second}`.")
+    close = [n for n, row in rows.items() if n != name and row[TOKENS] > (1 - SAME) * new[TOKENS]]
+    if close:
+        text += f" Less than {SAME:.0%} behind, which this model cannot tell apart: {_list(close)}."
+    if new[TOKENS] / old[TOKENS] - 1 < SAME:
+        text += " On this machine and load the placement hardly matters."
+    return text
 
 
-def _dispatch_combine(table: pd.DataFrame) -> str:
-    rows = _rows(table, "dispatch_combine")
-    new, old, traffic = rows.loc[AFFINITY], rows.loc[BASELINE], f"bytes_{BETWEEN}"
-    moved = abs(new[traffic] / old[traffic] - 1) < 5 * SAME
-    text = (f"**`dispatch_combine`** (a token returns home after every layer). Affinity placement takes first choices that "
-            f"change device from {old['cross_top1']:.0%} to {new['cross_top1']:.0%}, but sends "
-            f"{change(new[traffic], old[traffic])} between nodes: ")
-    text += ("transitions are not what travels here. " if moved else "")
-    text += (f"Bytes follow the devices that a token's experts are on ({new['fanout']:.2f} against {old['fanout']:.2f}), "
-             f"which its objective does not contain. ")
-    return text + _speed(rows)
+def _dispatch_combine(rows: Rows) -> str:
+    new, old = rows[AFFINITY], rows[BASELINE]
+    little = abs(new[TRAFFIC] / old[TRAFFIC] - 1) < LITTLE
+    text = (f"**`dispatch_combine`** (a token returns home after every layer). With affinity placement "
+            f"{new['cross_top1']:.0%} of first choices change device from layer to layer, with `{BASELINE}` "
+            f"{old['cross_top1']:.0%}; the bytes between nodes change by {change(new[TRAFFIC], old[TRAFFIC])}. ")
+    if little:
+        text += "Transitions are not what travels here. "
+    return text + (f"Bytes follow the number of devices that a token's experts are on ({new['fanout']:.2f}, with "
+                   f"`{BASELINE}` {old['fanout']:.2f}), which the objective does not contain. " + _speed(rows))
 
 
-def _context_coherent(table: pd.DataFrame) -> str:
-    rows, home = _rows(table, "context_coherent"), _rows(table, "dispatch_combine")
-    new, old, moves = rows.loc[AFFINITY], rows.loc[BASELINE], "between_nodes_dispatch_bytes"
-    sums = float(rows["between_nodes_combine_bytes"].mean() / rows[f"bytes_{BETWEEN}"].mean())
-    return (f"**`context_coherent`** (a token stays where its expert is). Here affinity counts: tokens on their way to "
-            f"experts carry {change(new[moves], old[moves])} between nodes with affinity placement than with `{BASELINE}`. "
-            f"But {sums:.0%} of all bytes between nodes are sums of experts that come together, above all those of "
-            f"prompts, which every device runs: with `{BASELINE}` the first token takes "
-            f"{change(old['ttft_mean_s'], home.loc[BASELINE, 'ttft_mean_s'])} time than in `dispatch_combine`, and a device "
-            f"holds {old['kv_peak_bytes'] / home.loc[BASELINE, 'kv_peak_bytes']:.0f} times the keys and values. "
-            + _speed(rows))
+def _context_coherent(rows: Rows, home: Rows) -> str:
+    new, old, before, moves = rows[AFFINITY], rows[BASELINE], home[BASELINE], "between_nodes_dispatch_bytes"
+    share = sum(row[moves] for row in rows.values()) / sum(row[TRAFFIC] for row in rows.values())
+    return (f"**`context_coherent`** (a token stays where its expert is). Here transitions do travel: with affinity "
+            f"placement the bytes between nodes of tokens on their way to experts change by "
+            f"{change(new[moves], old[moves])}. But they are {share:.0%} of the bytes between nodes; the others are "
+            f"partial results, most of them of prompts, and the context that devices tell each other. In all the change "
+            f"is {change(new[TRAFFIC], old[TRAFFIC])}. The price of the mode: every device runs all prompts and keeps "
+            f"all keys and values. Against `dispatch_combine`, both with `{BASELINE}`: time to first token "
+            f"{change(old['ttft_mean_s'], before['ttft_mean_s'])}, peak of keys and values per device "
+            f"{change(old['kv_peak_bytes'], before['kv_peak_bytes'])}. " + _speed(rows))
 
 
-def _speed(rows: pd.DataFrame) -> str:
-    throughput = rows["throughput_tok_per_s"]
-    name = str(throughput.idxmax())
-    return (f"Output tokens per second, affinity against `{BASELINE}`: "
-            f"{change(throughput[AFFINITY], throughput[BASELINE])}; the most has `{name}` "
-            f"({change(throughput[name], throughput[BASELINE])}).")
+def _speed(rows: Rows) -> str:
+    base, name = rows[BASELINE][TOKENS], max(rows, key=lambda n: rows[n][TOKENS])
+    return (f"Output tokens/s against `{BASELINE}`: `{AFFINITY}` {change(rows[AFFINITY][TOKENS], base)}; "
+            f"the fastest is `{name}`, {change(rows[name][TOKENS], base)}.")
 
 
-def _load(points: Points) -> str:
-    table, mode = points.table, "dispatch_combine"
-    rows = _rows(table, mode)
-    decode = points.phases[(points.phases["step"] == "decode") & (points.phases["mode"] == mode)].set_index("placement")
-    even, uneven = str(rows["load_max_over_mean"].idxmin()), str(rows["load_max_over_mean"].idxmax())
-    wait = [1e3 * decode.loc[n, "wait_s"] for n in (even, uneven)]
-    return (f"**Load counts in both**: the busiest device has {rows.loc[even, 'load_max_over_mean']:.2f} times the mean "
-            f"with `{even}` and {rows.loc[uneven, 'load_max_over_mean']:.2f} times with `{uneven}`; in a decode step of "
-            f"`{mode}` devices wait {wait[0]:.2f} ms and {wait[1]:.2f} ms for each other. Joint placement trades one for "
-            f"the other: {_trade(rows)}.")
+def _load(rows: Rows, phases: pd.DataFrame) -> str:
+    def load(name: str) -> float:
+        return rows[name]["load_max_over_mean"]
 
+    def wait_ms(kind: str, name: str) -> str:
+        row = (phases["mode"] == MODES[0]) & (phases["step"] == kind) & (phases["placement"] == name)
+        return f"{1e3 * float(phases.loc[row, 'wait_s'].sum()):.2f} ms"
 
-def _trade(rows: pd.DataFrame) -> str:
-    joint = [str(n) for n in rows.index if str(n).startswith("joint")]
-    return ", ".join(f"`{n}` {rows.loc[n, 'cross_top1']:.0%} crossing at {rows.loc[n, 'load_max_over_mean']:.2f}"
-                     for n in [AFFINITY, *joint])
+    even, uneven = min(rows, key=load), max(rows, key=load)
+    joint = [AFFINITY, *(name for name in rows if name.startswith("joint"))]
+    trade = ", ".join(f"`{n}` {rows[n]['cross_top1']:.0%} at {load(n):.2f}" for n in joint)
+    return (f"**Load counts in both modes**: the busiest device has {load(even):.2f} times the mean with `{even}` and "
+            f"{load(uneven):.2f} times with `{uneven}`. With the one a device waits for others "
+            f"{wait_ms('decode', even)} of a decode step and {wait_ms('prefill', even)} of a step with prompts, with the "
+            f"other {wait_ms('decode', uneven)} and {wait_ms('prefill', uneven)} (`{MODES[0]}`). Joint placement trades "
+            f"transitions for balance (share that crosses, at load): {trade}.")
 
 
 def _list(names: list[str]) -> str:

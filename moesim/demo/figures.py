@@ -32,8 +32,8 @@ def draw(content: Mapping[str, pd.DataFrame], folder: Path) -> dict[str, Path]:
     phases, rows = content["phases"], content["points"]["placement"].nunique() * ROW
     figures = {"affinity": _affinity_figure(content),
                "device_load": plots.draw("device_load", content["device_load"]).figure,
-               "pareto": _per_mode("pareto", content["points"], 3.8, y=f"bytes_{BETWEEN}", label="placement"),
-               "links": _per_mode("links", content["links"], 1.3 + rows),
+               "pareto": _pareto_figure(content["points"]),
+               "links": _per_mode("links", content["links"], 1.3 + rows, same_scale=False),
                "latency": plots.draw("latency_cdf", content["latency"]).figure}
     for kind in ("decode", "prefill"):
         part = phases[phases["step"] == kind].drop(columns="step")
@@ -41,15 +41,26 @@ def draw(content: Mapping[str, pd.DataFrame], folder: Path) -> dict[str, Path]:
     return {name: plots.save(figure, folder / f"{name}.png") for name, figure in figures.items()}
 
 
-def _per_mode(plot: str, table: pd.DataFrame, height: float, **options: Any) -> Any:
-    """Return a figure with *plot* of each mode's rows of *table*, one above the other, on the same scale."""
+def _per_mode(plot: str, table: pd.DataFrame, height: float, same_scale: bool = True, **options: Any) -> Any:
+    """Return a figure with *plot* of each mode's rows of *table*, one above the other."""
     figure, axes = plots.figure(rows=len(MODES), size=(7.2, len(MODES) * height))
     for ax, mode in zip(axes[:, 0], MODES, strict=True):
         plots.draw(plot, table[table["mode"] == mode], ax=ax, title=f"{mode}: {{answer}}", **options)
-    if plot != "pareto":
+    if same_scale:
         right = max(ax.get_xlim()[1] for ax in axes[:, 0])
         for ax in axes[:, 0]:
             ax.set_xlim(0, right)
+    return figure
+
+
+def _pareto_figure(table: pd.DataFrame) -> Any:
+    """Return a figure of what balance costs: in transitions, and in the bytes that each mode sends between nodes."""
+    figure, axes = plots.figure(rows=1 + len(MODES), size=(7.2, 9.6))
+    plots.draw("pareto", table[table["mode"] == MODES[0]], ax=axes[0, 0], label="placement", zero=True,
+               title="transitions: {answer}")
+    for ax, mode in zip(axes[1:, 0], MODES, strict=True):
+        plots.draw("pareto", table[table["mode"] == mode], ax=ax, y=f"bytes_{BETWEEN}", label="placement", zero=True,
+                   title=f"{mode}: {{answer}}")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,7 @@ def keep(scenario: Scenario, table: pd.DataFrame, out: Path) -> dict[tuple[str, 
     name, mode = best(table)
     one_each = f"requests.count={getattr(scenario.requests, 'concurrency', 1)}"
     short = moesim.simulate(moesim.override(at(scenario, out, name, mode), (*TIMELINE, one_each)))
-    (short.save(out / "results" / "timeline") / "timeline.json").replace(out / "timeline.json")
+    shutil.copyfile(short.save(out / "results" / "timeline") / "timeline.json", out / "timeline.json")
     return results
 
 
@@ -166,8 +167,7 @@ def _by_phase(names: pd.DataFrame, seconds: pd.DataFrame) -> pd.DataFrame:
     """Return one row per point and kind of step, one column per phase that any of them has."""
     kinds = []
     for kind in ("prefill", "decode"):
-        part = seconds[[c for c in seconds if str(c).startswith(f"{kind}_")]]
-        kinds.append(pd.concat([names.assign(step=kind), part.set_axis([c.removeprefix(f"{kind}_") for c in part],
-                                                                       axis=1)], axis=1))
+        columns = {f"{kind}_{phase}_s": f"{phase}_s" for phase in (*PHASES, "wait")}
+        kinds.append(names.assign(step=kind).join(seconds[list(columns)].rename(columns=columns)))
     table = pd.concat(kinds, ignore_index=True)
     return table[[c for c in table if not str(c).endswith("_s") or table[c].any()]]

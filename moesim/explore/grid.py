@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 Point = dict[str, Any]  # dotted path of a scenario's field -> value, as a YAML file would give it
-Axes = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
+Axes = Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]]
 
 
 def grid(axes: Axes) -> list[Point]:

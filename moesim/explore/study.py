@@ -5,7 +5,7 @@
     scenario: scenario.yaml                    # beside this file, or a path
     axes: {placement.solver: [linear, lpt], parallelism.mode: [dispatch_combine, context_coherent]}
     seeds: 3                                   # 0, 1, 2; or a list
-    metrics: [throughput_tok_per_s, tpot_p50_s, load_max_over_mean, bytes_scale_up]
+    metrics: [throughput_tok_per_s, tpot_p50_s, load_max_over_mean, bytes_scale_up_out]
 """
 
 from __future__ import annotations

@@ -72,25 +72,35 @@ class Network:
         table["link"] = np.arange(len(table))
         return table
 
-    def all_to_all(self, traffic: np.ndarray) -> Collective:
-        """Cost bytes *traffic* [..., D, D] from device (row) to device (column); the diagonal stays where it is.
+    def all_to_all(self, traffic: np.ndarray, size: float = 1.0, reverse: bool = False) -> Collective:
+        """Cost *traffic* [..., D, D] times *size* bytes from device (row) to device (column).
 
-        Each domain, scale-up and scale-out, is timed by its busiest link; they run side by side and the slower counts.
+        The diagonal stays where it is. *reverse* sends from column to row: the same messages on their way home. Whole
+        numbers (int32) are faster than floats. Each domain, scale-up and scale-out, is timed by its busiest link; they
+        run side by side and the slower counts. Raises ``ValueError`` for another shape, or negative or undefined bytes.
         """
         from moesim.network.loops import link_loads  # numba
 
-        traffic = np.asarray(traffic, dtype=np.float64)
+        traffic = np.asarray(traffic)
+        if traffic.dtype != np.int32:
+            traffic = traffic.astype(np.float64, copy=False)
         if traffic.shape[-2:] != (self.n_devices, self.n_devices):
             raise ValueError(f"traffic has the shape {traffic.shape}; "
                              f"its last two axes must be the {self.n_devices} devices")
         flat = np.ascontiguousarray(traffic).reshape(-1, self.n_devices**2)
         shares = self._routes.shares
         loads = np.empty((len(flat), shares.shape[0]))
-        link_loads(flat, shares.indptr, shares.indices, shares.data, loads)
+        link_loads(flat, shares.indptr, self._pairs_reversed if reverse else shares.indices, shares.data, loads)
         if not (loads >= 0).all():
             raise ValueError("traffic holds negative or undefined bytes; give finite numbers >= 0")
-        loads = loads.reshape(*traffic.shape[:-2], -1)
+        loads = loads.reshape(*traffic.shape[:-2], -1) * size
         return Collective(self._time(loads), loads[..., self._routes.group])
+
+    @cached_property
+    def _pairs_reversed(self) -> np.ndarray:
+        """The pairs of ``_routes.shares`` with source and destination exchanged."""
+        source, target = np.divmod(self._routes.shares.indices, self.n_devices)
+        return target * self.n_devices + source
 
     def all_reduce(self, size: np.ndarray, width: int) -> Collective:
         """Cost the sum over groups of *width* neighbouring devices, all groups at once.

@@ -66,7 +66,7 @@ def finish(ax: Axes, title: str, x: str = "", y: str = "", pad: float = 6.0) -> 
 
 def answer(title: str, found: str) -> str:
     """Return *title* with ``{answer}`` replaced by what the plot *found*: what every plot's option title means."""
-    return title.replace("{answer}", found)
+    return title.replace("{answer}", found if title.startswith("{answer}") else found[0].lower() + found[1:])
 
 
 def _headline(ax: Axes, title: str, pad: float) -> Axes:
@@ -87,7 +87,11 @@ def settle(ax: Axes) -> None:
     """Let the layout of the figure find its place, so that positions on the page are known."""
     figure = ax.get_figure(root=True)
     assert figure is not None, "Axes outside a figure have no place"
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is None:
+        figure.draw_without_rendering()
+    else:
+        engine.execute(figure)
 
 
 def rows(ax: Axes, labels: Sequence[str]) -> None:

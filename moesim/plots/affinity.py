@@ -29,7 +29,7 @@ def affinity(table: pd.DataFrame, ax: Axes | None = None, *, layer: int | None =
     rows, columns = _order(chosen, share)
     ax = style.axes(ax, (5.4, 4.8))
     image = ax.imshow(share[np.ix_(rows, columns)], cmap="Blues", vmin=0, aspect="equal", interpolation="nearest")
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.02)
+    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.03, 0.1, 0.03, 0.8)))
     bar.set_label("P(next expert | expert)", fontsize=style.NORMAL)
     bar.ax.tick_params(labelsize=style.SMALL)
     bar.outline.set_visible(False)

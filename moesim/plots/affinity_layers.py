@@ -19,7 +19,7 @@ def affinity_layers(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     ax = style.axes(ax)
     known, null = (100 * table[c] / table["entropy_nat"] for c in ("mutual_information_nat", "null_nat"))
     ends = []
-    for values, name, colour in ((known, "captured routing", style.BLUE), (null, "tokens shuffled", style.GREY)):
+    for values, name, colour in ((known, "this trace", style.BLUE), (null, "tokens shuffled", style.GREY)):
         ax.plot(table["layer"], values, color=colour, marker="o", ms=4, lw=1.5)
         ends.append((values.iloc[-1], name, colour))
     for value, name, colour in ends:
@@ -29,5 +29,5 @@ def affinity_layers(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     found = (f"A token's expert tells {known.mean():.0f}% of its expert in the next layer "
              f"(shuffled tokens: {null.mean():.2g}%)")
-    return style.finish(ax, style.answer(title, found), "layer (its expert and the next layer's)",
+    return style.finish(ax, style.answer(title, found), "layer, with the next one",
                         "mutual information / entropy (%)")

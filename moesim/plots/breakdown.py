@@ -37,7 +37,7 @@ def breakdown(table: pd.DataFrame, ax: Axes | None = None, *, what: str = "step"
         ax.barh(range(len(names)), times[:, i], left=ends[:, i] - times[:, i], height=0.72, lw=0.8,
                 color=_colour(phase), edgecolor=style.GREY if wait else "white", hatch="////" if wait else None)
     for row, value in enumerate(ends[:, -1]):
-        ax.annotate(f"{value:.3g}", (value, row), (4, 0), textcoords="offset points", va="center",
+        ax.annotate(f"{value:#.3g}", (value, row), (4, 0), textcoords="offset points", va="center",
                     fontsize=style.NORMAL, color=style.INK)
     ax.set_xlim(0, 1.1 * ends.max())
     style.rows(ax, names)

@@ -40,7 +40,10 @@ def _merge(wide: pd.DataFrame) -> pd.DataFrame:
     groups: list[list[str]] = []
     for name in wide.columns:
         same = next((g for g in groups if np.allclose(wide[g[0]], wide[name], rtol=1e-9, atol=0)), None)
-        (same if same is not None else groups.append([]) or groups[-1]).append(str(name))
+        if same is None:
+            groups.append([str(name)])
+        else:
+            same.append(str(name))
     return pd.DataFrame({_joined(g): wide[g[0]] for g in groups}, index=wide.index)
 
 

@@ -11,11 +11,11 @@ from moesim.plots import _style as style
 
 
 def pareto(table: pd.DataFrame, ax: Axes | None = None, *, x: str = "load_max_over_mean", y: str = "cross_top1",
-           label: str | None = None, title: str = "{answer}") -> Axes:
+           label: str | None = None, zero: bool = False, title: str = "{answer}") -> Axes:
     """Draw each row of *table* at (*x*, *y*), both better when smaller, with its name, and the Pareto front.
 
-    *label* is the column with the names (default: placement and mode). Columns that end in _s or _bytes are SI and
-    scaled for the axis. Raises ``ValueError`` on a missing column.
+    *label* is the column with the names (default: placement and mode). With *zero* the y axis begins at 0. Columns
+    that end in _s or _bytes are SI and scaled for the axis. Raises ``ValueError`` on a missing column.
     """
     style.need(table, [x, y, *([label] if label else [])], "pareto")
     ax = style.axes(ax)
@@ -28,6 +28,8 @@ def pareto(table: pd.DataFrame, ax: Axes | None = None, *, x: str = "load_max_ov
     colour = np.where(best, style.VERMILION, style.BLUE)
     ax.scatter(at, up, s=34, c=colour, zorder=3)
     ax.margins(0.12, 0.15)
+    if zero:
+        ax.set_ylim(0, 1.15 * up.max())
     style.finish(ax, style.answer(title, _title(list(names), x, y, table)), x_name, y_name)
     _labels.beside(ax, at, up, list(names), list(colour))
     ax.annotate("better", (0.0, 0.0), (26, 24), xycoords="axes fraction", textcoords="offset points",
@@ -54,5 +56,5 @@ def _title(names: list[str], x: str, y: str, table: pd.DataFrame) -> str:
     if load[least] == load[calm] or traffic[least] == traffic[calm]:
         return f"{names[least]} is best in both"
     what = "bytes" if "bytes" in y else "crossings" if y.startswith("cross") else style.WORDS.get(y, y)
-    return (f"{names[least]}: {1 - traffic[least] / traffic[calm]:.0%} fewer {what} than {names[calm]}, "
+    return (f"{names[least]} has {1 - traffic[least] / traffic[calm]:.0%} fewer {what} than {names[calm]}, "
             f"at load imbalance {load[least]:.2f} against {load[calm]:.2f}")

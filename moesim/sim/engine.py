@@ -19,7 +19,7 @@ from moesim.sim.queue import Pools, Queue
 from moesim.sim.record import Record
 from moesim.sim.steps import StepClock
 
-_CLOCKS = {"steps": StepClock, "events": EventClock}
+_CLOCKS: dict[str, type[StepClock] | type[EventClock]] = {"steps": StepClock, "events": EventClock}
 
 
 def simulate(scenario: Scenario) -> Result:

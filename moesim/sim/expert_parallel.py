@@ -36,19 +36,23 @@ class _Common:
         self.moe = np.array(self.model.moe_layer_indices)
         self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
         self.token_bytes = self.model.activation_bytes_per_token
+        shape = (len(self.moe), self.n_devices)
+        self._tokens = np.zeros((*shape, self.slots.n_slots), np.int32)
+        self._copies, self._returns = np.zeros((2, *shape, self.n_devices), np.int32)
 
     def _cost(self) -> StepCost:
         return StepCost.empty(self.model.layers, self.n_devices)
 
-    def _tokens_per_slot(self) -> np.ndarray:
-        return np.zeros((len(self.moe), self.n_devices, self.slots.n_slots), np.int32)
+    def _counters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return zeros to count in: tokens [M, D, S], copies and returns [M, D, D]. They are reused by the next call."""
+        counters = self._tokens, self._copies, self._returns
+        for counter in counters:
+            counter.fill(0)
+        return counters
 
-    def _pairs(self) -> np.ndarray:
-        return np.zeros((len(self.moe), self.n_devices, self.n_devices))
-
-    def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray) -> None:
-        """Put the all-to-all of *copies* [M, D, D] hidden states into *cost* as *phase* of the layers with experts."""
-        collective = self.network.all_to_all(copies * self.token_bytes)
+    def _exchange(self, cost: StepCost, phase: str, messages: np.ndarray, reverse: bool = False) -> None:
+        """Put the all-to-all of *messages* [M, D, D] hidden states into *cost* as *phase* of the layers with experts."""
+        collective = self.network.all_to_all(messages, self.token_bytes, reverse)
         cost.put(phase, self.moe, collective.time_s[:, None])
         cost.add_bytes(phase, collective.loads)
 
@@ -106,7 +110,7 @@ class DispatchCombine(_Common):
 
     def _experts(self, cost: StepCost, rows: np.ndarray, home: np.ndarray) -> None:
         """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into *cost*."""
-        tokens, copies = self._tokens_per_slot(), self._pairs()
+        tokens, copies, _ = self._counters()
         routing.dispatch(self.chosen[rows], home, self.slots.device, self.slots.slot, self.per_node,
                          self.scenario.parallelism.deduplicate, tokens, copies)
         at_home = np.bincount(home, minlength=self.n_devices)
@@ -115,7 +119,7 @@ class DispatchCombine(_Common):
         if self.model.moe.shared_ffn:
             cost.put("shared", self.moe, self.operators.shared(at_home))
         cost.put("experts", self.moe, self.operators.experts(tokens))
-        self._exchange(cost, "combine", copies.transpose(0, 2, 1))
+        self._exchange(cost, "combine", copies, reverse=True)
 
 
 class ContextCoherent(_Common):
@@ -132,7 +136,7 @@ class ContextCoherent(_Common):
         self._location[batch.prefill] = batch.prefill_group
         where = np.empty((len(batch.decode), len(self.moe) + 1), np.int32)
         where[:, 0] = self._location[batch.decode]
-        tokens, copies, returns = self._tokens_per_slot(), self._pairs(), self._pairs()
+        tokens, copies, returns = self._counters()
         routing.follow(self.chosen[batch.decode_rows], where, self.slots.device, self.slots.slot, self.per_node,
                        tokens, copies, returns)
         routing.owned(self.chosen[batch.prefill_rows], self.slots.device, self.slots.slot, tokens)
@@ -187,4 +191,5 @@ class ContextCoherent(_Common):
         cost.add_bytes("context", collective.loads)
 
 
-MODES = {"dispatch_combine": DispatchCombine, "context_coherent": ContextCoherent}
+MODES: dict[str, type[DispatchCombine] | type[ContextCoherent]] = {
+    "dispatch_combine": DispatchCombine, "context_coherent": ContextCoherent}

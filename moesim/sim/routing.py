@@ -1,4 +1,4 @@
-"""From the experts that a step's tokens chose to tokens per expert slot and copies between devices.
+"""From the experts that a step's tokens chose to tokens per expert slot and messages between devices.
 
 Letters: T tokens of the step, L layers with experts, k experts per token, D devices, S slots of a device
 (the experts it holds in a layer, in ascending order). Two functions, one per meaning of expert
@@ -66,9 +66,9 @@ def _replica(device: np.ndarray, l: int, e: int, here: int, per_node: int, turn:
 def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies):  # type: ignore[no-untyped-def]
     """Count tokens per slot and copies per pair of devices for tokens that return *home* after every layer.
 
-    *experts* uint16 [T, L, k], *home* int32 [T]; adds to *tokens* int32 [L, D, S] and *copies* float64 [L, D, D]
-    (source, destination; the diagonal holds what stays). With *deduplicate* a token is copied once to a device that
-    holds several of its experts.
+    *experts* uint16 [T, L, k], *home* int32 [T]; adds to *tokens* [L, D, S] and *copies* [L, D, D] (from, to; the
+    diagonal holds what stays), both int32. With *deduplicate* a token is copied once to a device that holds several of
+    its experts. The same messages come back.
     """
     n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
@@ -91,15 +91,15 @@ def follow(experts, where, device, slot, per_node, tokens, copies, returns):  # 
     """Count the same for tokens that stay where their first expert is (context-coherent, ExFlow).
 
     *where* int32 [T, L + 1] has in its first column the device where each token starts; the others are filled with
-    where it is after each layer. *copies* counts what goes to the devices of its experts, *returns* the partial sums
-    sent from there to the device of its first expert (both float64 [L, D, D]).
+    where it is after each layer. *copies* go to the devices of its experts; *returns* are partial sums that these send
+    to the device of its first expert (both int32 [L, D, D]).
     """
     n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
     for l in range(n_layers):
         for t in range(n_tokens):
             here = where[t, l]
-            there = here
+            first = here
             visit = t * n_layers + l
             for j in range(k):
                 e = experts[t, l, j]
@@ -107,13 +107,13 @@ def follow(experts, where, device, slot, per_node, tokens, copies, returns):  # 
                 d = device[l, e, r]
                 tokens[l, d, slot[l, e, r]] += 1
                 if j == 0:
-                    there = d
+                    first = d
                 if seen[d] != visit:
                     seen[d] = visit
                     copies[l, here, d] += 1
-                    if d != there:
-                        returns[l, d, there] += 1
-            where[t, l + 1] = there
+                    if d != first:
+                        returns[l, d, first] += 1
+            where[t, l + 1] = first
 
 
 @njit(cache=True)

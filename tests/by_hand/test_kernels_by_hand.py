@@ -1,7 +1,7 @@
 """Every operator on a tiny processor, worked on paper: 1 TFLOP/s, 100 GB/s, 4 multiprocessors, 2-byte values.
 
-The tile model's constants here: half of both peaks reachable (each multiprocessor 125 GFLOP/s, memory 50 GB/s), loads of
-one multiprocessor at twice its even share (50 GB/s), launch 1 us, no prologue, splits so slow that nobody wants one.
+The tile model's constants here: half of both peaks reachable (each multiprocessor 125 GFLOP/s, memory 50 GB/s), loads
+of one multiprocessor at twice its even share (50 GB/s), launch 1 us, no prologue, splits so slow that nobody wants one.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def us(kernels: KernelModel, op: str, **shapes: object) -> float:
 
 
 def test_gemm() -> None:
-    # 64 x 256 with k = 1000. Tiles of 64 x 64: four, one per multiprocessor; a step is 2 * 64 * 64 FLOP at 125 GFLOP/s =
-    # 65.536 ns (its loads, 256 B at 50 GB/s = 5.12 ns, hide). 1000 steps: 65.536 us. Other shapes are no faster.
+    # 64 x 256 with k = 1000. Tiles of 64 x 64: four, one per multiprocessor; a step is 2 * 64 * 64 FLOP at 125 GFLOP/s
+    # = 65.536 ns (its loads, 256 B at 50 GB/s = 5.12 ns, hide). 1000 steps: 65.536 us. Other shapes are no faster.
     # Memory: (64 * 1256 + 256 * 1000) * 2 B = 672,768 B at 50 GB/s = 13.45536 us.
     assert us(TILE, "gemm", m=64, n=256, k=1000) == pytest.approx(1 + both(65.536, 13.45536))
     # One row more needs a second row of tiles: two waves. Memory: 675,280 B.
@@ -55,7 +55,7 @@ def test_experts() -> None:
     # Three experts, 17, 0 and 5 tokens; hidden 64, inter 32, gated: 64 -> 2 * 32 -> 64.
     shape = {"hidden": 64, "inter": 32}
     # Blocks of 16 rows: 2 + 1 = 3; of 32 or more: 1 + 1 = 2. Columns: 64 / 64 = 1. All fit in one wave.
-    # A step of 16 x 64 is 2048 FLOP: 16.384 ns (loads 160 B: 3.2 ns). Up: 64 steps = 1.048576 us; down: 32 = 0.524288 us.
+    # A step of 16 x 64 is 2048 FLOP: 16.384 ns (loads 160 B: 3.2 ns). Up: 64 steps = 1.048576 us; down: 32 = 0.524288.
     # Memory, up: weights 2 active * 64 * 64 + values 22 * (64 + 64), times 2 B = 22,016 B: 0.44032 us;
     # down: 2 * 64 * 32 + 22 * 96 = 6208 values: 12,416 B: 0.24832 us.
     products = both(1.048576, 0.44032) + both(0.524288, 0.24832)
@@ -80,8 +80,8 @@ def test_experts() -> None:
 def test_decode_attention() -> None:
     # 2 sequences, 300 tokens of context, 4 query heads on 2 key/value heads of width 64: 4 tiles of 3 blocks of 128.
     # A block loads 128 * 128 values = 32,768 B at 50 GB/s = 0.65536 us; its arithmetic, 64 rows:
-    # 2 * 128 * 64 * 128 FLOP at 125 GFLOP/s = 16.777216 us: tiles take 3 * 16.777216. Memory: 2 * 300 * 256 * 2 B at 50 GB/s
-    # = 6.144 us (one head of one sequence alone, at 25 GB/s: 300 * 128 * 2 B = 3.072 us). More than one block: 1 us.
+    # 2 * 128 * 64 * 128 FLOP at 125 GFLOP/s = 16.777216 us: tiles take 3 * 16.777216. Memory: 2 * 300 * 256 * 2 B at
+    # 50 GB/s = 6.144 us (one head of one sequence alone, at 25 GB/s: 3.072 us). More than one block: 1 us.
     shape = {"heads_q": 4, "heads_kv": 2, "head_dim": 64}
     assert us(TILE, "attention_decode", batch=2, kv_len=300, **shape) == pytest.approx(2 + both(3 * 16.777216, 6.144))
     # One sequence: 2 tiles for 4 multiprocessors, split in two parts of 2 and 1 blocks.

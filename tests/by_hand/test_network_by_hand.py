@@ -87,7 +87,7 @@ def test_all_reduce_inside_nodes() -> None:
 
 def test_all_reduce_across_nodes() -> None:
     cost = network().all_reduce(np.array([160e3]), 4)
-    # Reduce-scatter in the node: (1 / 2) 160 = 80 kB, x = 1.6 us: 1 + 1.6 + sqrt(0.8) = 3.49442719 us; all-gather again.
+    # Reduce-scatter in the node: (1 / 2) 160 = 80 kB, x = 1.6 us: 1 + 1.6 + sqrt(0.8) = 3.49442719 us; all-gather too.
     # Between nodes: each device's half, 2 * (1 / 2) * 80 = 80 kB on its port, and on each of two spines: x = 10 us:
     # 3 + 0.4 + 10 + sqrt(5) = 15.63606798 us.
     assert cost.time_s == pytest.approx([2 * 3.49442719e-6 + 15.63606798e-6])
@@ -99,11 +99,11 @@ def test_all_reduce_across_nodes() -> None:
 
 def test_all_gather() -> None:
     cost = network().all_gather(1e3 * np.array([1, 2, 3, 4]))
-    # Between nodes everyone sends its own: ports 1, 2, 3, 4. Devices 0 and 2 then hold 1 + 3 = 4, devices 1 and 3 hold 6,
-    # and pass that on in the node. Leaf 0 sends 3 in all, leaf 1 sends 7, half over each spine.
+    # Between nodes everyone sends its own: ports 1, 2, 3, 4. Devices 0 and 2 then hold 1 + 3 = 4, devices 1 and 3 hold
+    # 6, and pass that on in the node. Leaf 0 sends 3 in all, leaf 1 sends 7, half over each spine.
     assert kilobytes(cost.loads) == [4, 6, 4, 6, 6, 4, 6, 4, 1, 2, 3, 4, 3, 4, 1, 2,
                                      1.5, 1.5, 3.5, 3.5, 3.5, 3.5, 1.5, 1.5]
-    # x = 4 kB / 8 GB/s = 0.5 us: 3.4 + 0.5 + 0.5 = 4.4; x = 6 kB / 50 GB/s = 0.12 us: 1 + 0.12 + sqrt(0.06) = 1.36494897
+    # x = 4 kB / 8 GB/s = 0.5 us: 3.4 + 0.5 + 0.5 = 4.4. x = 6 kB / 50 GB/s = 0.12 us: 1.12 + sqrt(0.06) = 1.36494897.
     assert cost.time_s == pytest.approx(4.4e-6 + 1.36494897e-6)
 
 

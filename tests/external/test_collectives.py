@@ -62,8 +62,8 @@ def deepep(shared_data: Path, nodes: int, phase: str) -> tuple[np.ndarray, np.nd
     return rows.num_token.to_numpy(), rows[f"{phase}_avg_t_us"].to_numpy() * 1e-6
 
 
-# Startup (us) and rate (GB/s) per number of nodes, fitted to these rows; no ramp. Bytes of a token: fp8 with scales out,
-# bf16 back (DeepEP README); 8 copies of each.
+# Startup (us) and rate (GB/s) per number of nodes, fitted to these rows; no ramp. Bytes of a token: fp8 with scales
+# out, bf16 back (DeepEP README); 8 copies of each.
 LOW_LATENCY = {
     "dispatch": (7392, {1: (14.7, 285), 2: (19.6, 46.8), 4: (25.3, 48.0), 8: (27.2, 47.8)}),
     "combine": (14336, {1: (11.2, 239), 2: (24.8, 46.4), 4: (25.3, 45.5), 8: (25.8, 46.5)})}

@@ -1,4 +1,4 @@
-"""The shipped tile model against H200 tables: held-out error per operator, beside the roofline and the recorded numbers."""
+"""The shipped tile model against H200 tables: held-out error per operator, beside roofline and recorded numbers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_experts_with_narrow_weights(shared_data: Path, repo: Path) -> None:
 
 
 def test_where_it_falls_short(shared_data: Path, tile: KernelModel) -> None:
-    """vLLM's EP > 1 path also moves rows of other devices' experts; the model counts them only in elementwise kernels."""
+    """vLLM's EP > 1 path also moves rows of other devices' experts; the model has them only in elementwise kernels."""
     _, rows = tables.split(tables.read(shared_data, "moe"))
     found = errors(tile, rows.take((rows.table.moe_ep_size > 1).to_numpy()))
     assert -20 < found.bias < -10 and found.median < 20, found

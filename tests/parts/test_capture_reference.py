@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,26 @@ def test_model_file_describes_the_model_and_its_trace() -> None:
     assert spec.expert_parameters == model.layers[0].experts.up[0].numel() + model.layers[0].experts.down[0].numel()
     assert (spec.n_moe_layers, spec.n_experts, spec.top_k) == (trace.n_layers, trace.n_experts, trace.top_k)
     assert spec.name == trace.meta["model"] and list(spec.moe_layer_indices) == trace.meta["moe_layer_indices"]
+
+
+def test_the_readmes_say_what_the_trace_says(repo: Path) -> None:
+    trace = read_trace(SHIPPED)
+    numbers = (repo / "studies" / "00_capture" / "README.md").read_text(encoding="utf-8")
+    origin = (WORKLOADS / "traces" / "README.md").read_text(encoding="utf-8")
+    information = trace_stats.mutual_information(trace).mean()
+    null = trace_stats.mutual_information_null(trace).mean()
+    assert f"(nat) | {information:.2f} |" in numbers and f"(nat) | {null:.2f} |" in numbers
+    assert f"0.63 nat, shuffled {null:.2f}" in origin and f"{information:.2f}" == "0.63"
+    assert f"over experts | {trace_stats.load_imbalance(trace).mean():.2f} |" in numbers
+    assert f"{trace.n_tokens:,}" in origin and "PSF" in trace.meta["licence"]
+
+
+@pytest.mark.slow
+def test_the_study_runs_and_can_be_kept_apart(repo: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(repo / "studies" / "00_capture" / "study.py"), "--steps", "2", "--requests", "5",
+               "--keep", "--out", str(tmp_path)]
+    before = SHIPPED.read_bytes()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_trace(tmp_path / "reference-moe.parquet").domains() == ("c", "code", "docs", "tables", "tests")
+    assert (tmp_path / "routing.png").stat().st_size > 10_000 and SHIPPED.read_bytes() == before

@@ -58,6 +58,17 @@ def test_run_prints_data_on_stdout_and_notes_on_stderr(tiny: str, tmp_path: Path
     assert {"ttft_p50_s", "load_max_over_mean", "share_experts"} <= names
 
 
+def test_demo_prints_the_table_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame({"placement": ["linear", "lpt"], "mode": "dispatch_combine", "throughput_tok_per_s": [10., 2e4]})
+    asked: list[Path] = []
+    monkeypatch.setattr("moesim.demo.run", lambda out: asked.append(out) or table)
+    done = call("demo", "--out", tmp_path / "demo")
+    assert (done.exit_code, asked) == (0, [tmp_path / "demo"]), done.exception
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        ["linear", "dispatch_combine"], ["lpt", "dispatch_combine"]]
+    assert done.stderr == f"report, figures and tables: {tmp_path}/demo\n"
+
+
 def test_the_processes_streams_and_status(tiny: str, tmp_path: Path) -> None:
     good = process("run", tiny, "--json")
     assert (good.returncode, good.stderr.splitlines()[0]) == (0, "note: the routing is synthetic")
@@ -216,7 +227,7 @@ def test_plot(tiny: str, trace: str, tmp_path: Path) -> None:
 
 def sweep_file(folder: Path, tiny: str, axes: str) -> Path:
     path = folder / "batches.yaml"
-    path.write_text(f"scenario: {tiny}\naxes: {axes}\nmetrics: [steps, load_max_over_mean, bytes_scale_up]\n")
+    path.write_text(f"scenario: {tiny}\naxes: {axes}\nmetrics: [steps, load_max_over_mean, bytes_scale_up_out]\n")
     return path
 
 
@@ -231,7 +242,7 @@ def test_sweep_then_plot(tiny: str, tmp_path: Path) -> None:
     assert table["steps"].tolist()[1] == len(expected.steps)
     lines = done.stdout.splitlines()
     assert lines[0].split() == list(table.columns) and len(lines) >= 4
-    drawn = call("plot", tmp_path / "out", "--set", "x=steps", "--set", "y=bytes_scale_up")
+    drawn = call("plot", tmp_path / "out", "--set", "x=steps", "--set", "y=bytes_scale_up_out")
     assert drawn.exit_code == 0, drawn.stderr
     assert (tmp_path / "out/figures/pareto.png").stat().st_size > 1000
 
@@ -243,7 +254,7 @@ def test_a_sweep_of_failures_is_wrong_input(tiny: str, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
-    file = sweep_file(tmp_path, tiny, f"{{seed: {list(range(2000))}}}")
+    file = sweep_file(tmp_path, tiny, f"{{seed: {list(range(300))}}}")
     command = [sys.executable, "-c", "from moesim.cli import main; main()", "sweep", str(file), "--out", "out"]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)

@@ -121,6 +121,10 @@ def test_batches_are_evaluated_one_by_one() -> None:
     assert together.time_s[1, 1] == alone.time_s and np.allclose(together.loads[1, 1], alone.loads, rtol=1e-14)
     back = net.all_to_all(np.swapaxes(bytes_, -1, -2))  # combine: what went out comes home
     assert np.allclose(back.loads[..., 32:48], together.loads[..., 48:64])
+    home = net.all_to_all(bytes_, reverse=True)
+    assert (home.time_s == back.time_s).all() and (home.loads == back.loads).all()
+    whole = np.floor(bytes_ / 1e3)
+    assert np.allclose(net.all_to_all(whole.astype(np.int32), 1e3).loads, net.all_to_all(whole * 1e3).loads, rtol=1e-14)
 
 
 def test_spray_is_even_and_bounds_ecmp() -> None:

@@ -29,8 +29,8 @@ POINTS = pd.DataFrame({"placement": ["linear", "lpt", "joint_1"], "load_max_over
                        "cross_top1": [0.75, 0.8, 0.4]})
 LINKS = pd.DataFrame({"placement": ["linear"] * 2 + ["joint"] * 2, "class": ["scale_up", "nic"] * 2,
                       "bytes": [8e9, 2e9, 8e9, 1e9]})
-REQUESTS = pd.DataFrame({"placement": ["linear"] * 3 + ["lpt"] * 3, "tpot_s": [0.020, 0.022, np.nan, 0.010, 0.011, 0.012],
-                         "ttft_s": 0.1})
+REQUESTS = pd.DataFrame({"placement": ["linear"] * 3 + ["lpt"] * 3, "ttft_s": 0.1,
+                         "tpot_s": [0.020, 0.022, np.nan, 0.010, 0.011, 0.012]})
 TABLES: dict[str, pd.DataFrame] = {
     "affinity": PAIRS, "affinity_layers": LAYERS, "breakdown": PHASES, "device_load": LOAD, "latency_cdf": REQUESTS,
     "links": LINKS, "pareto": POINTS}

@@ -94,7 +94,8 @@ def test_values_survive_as_overrides() -> None:
 
 
 def test_columns_show_what_was_varied() -> None:
-    table = columns(grid({"solver": ["lpt", {"name": "joint", "balance": 1.0}], "n": [1, 2]}))
+    axes: dict[str, list[Any]] = {"solver": ["lpt", {"name": "joint", "balance": 1.0}], "n": [1, 2]}
+    table = columns(grid(axes))
     assert table["solver"].tolist() == ["lpt", "lpt"] + 2 * ['{"name": "joint", "balance": 1.0}']
     assert table["n"].dtype == np.int64
     assert columns([{"x": 1}, {"x": "auto"}])["x"].tolist() == ["1", "auto"]
@@ -177,7 +178,7 @@ def test_metrics_by_name(tiny: Scenario) -> None:
         name for name in numbers if not name.startswith(("share_", "bytes_"))}
     some = measure(result, {"a": "steps", "b": last_finish})
     assert some == {"a": float(len(result.steps)), "b": numbers["makespan_s"]}
-    with pytest.raises(ValueError, match="the result has no bytes_scaleup; did you mean 'bytes_scale_up'"):
+    with pytest.raises(ValueError, match="the result has no bytes_scaleup; did you mean 'bytes_scale_up_in'"):
         measure(result, {"x": "bytes_scaleup"})
 
 
@@ -185,6 +186,7 @@ def test_metrics_of_the_placement_are_of_unseen_requests(tiny: Scenario) -> None
     table = moesim.sweep(tiny, {}, ["cross_top1", "placement_load_max_over_mean", "cross_node_top1"], Inline())
     assert table["error"][0] == "ValueError: the result has no cross_node_top1; did you mean 'cross_top1'?"  # one node
     table = moesim.sweep(tiny, {}, ["cross_top1", "placement_load_max_over_mean"], Inline())
+    assert tiny.trace.synthetic
     trace = tiny.trace.synthetic.generate()
     placement = moesim.placement.solve(trace.profile(), 2, "lpt")
     expected = moesim.placement.evaluate(placement, trace.evaluation())

@@ -43,7 +43,7 @@ def test_dispatch(case: tuple[int, int, int, int, int], deduplicate: bool) -> No
     chosen = _chosen(rng, 17, layers, experts, min(3, experts))
     home = rng.integers(devices, size=17).astype(np.int32)
     tokens = np.zeros((layers, devices, slots.n_slots), np.int32)
-    copies = np.zeros((layers, devices, devices))
+    copies = np.zeros((layers, devices, devices), np.int32)
     routing.dispatch(chosen, home, slots.device, slots.slot, 2, deduplicate, tokens, copies)
 
     load: Counter[tuple[int, int, int]] = Counter()
@@ -68,7 +68,7 @@ def test_follow(case: tuple[int, int, int, int, int]) -> None:
     where = np.full((17, layers + 1), -1, np.int32)
     where[:, 0] = rng.integers(devices, size=17)
     tokens = np.zeros((layers, devices, slots.n_slots), np.int32)
-    copies, returns = np.zeros((2, layers, devices, devices))
+    copies, returns = np.zeros((2, layers, devices, devices), np.int32)
     routing.follow(chosen, where, slots.device, slots.slot, 2, tokens, copies, returns)
 
     load: Counter[tuple[int, int, int]] = Counter()
