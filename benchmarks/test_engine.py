@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from moesim import config
 from moesim.placement.placement import Placement
+from moesim.requests import table
 from moesim.scenario import Scenario
 from moesim.sim.engine import Engine
 from moesim.sim.inputs import Inputs, TokenRows
@@ -29,7 +31,8 @@ SCENARIO = {
         "moe": {"experts": EXPERTS, "top_k": TOP_K, "ffn": 2048, "shared_ffn": 2048},
         "dtype": {"weights": "fp8", "experts": "fp8", "kv": "bf16", "activations": "bf16"}},
     "hardware": "h200-8x8",
-    "trace": {"synthetic": {"preset": "gpt_oss_20b", "requests": 2, "prompt_tokens": 1, "output_tokens": 2}, "scaled": True},
+    "trace": {"synthetic": {"preset": "gpt_oss_20b", "requests": 2, "prompt_tokens": 1, "output_tokens": 2},
+              "scaled": True},
     "requests": {"kind": "closed_loop", "concurrency": BATCH, "count": BATCH, "prompt_tokens": 1, "output_tokens": 512},
     "placement": {"solver": "linear"},
     "scheduler": {"name": "continuous", "max_batch": BATCH},
@@ -37,27 +40,24 @@ SCENARIO = {
 }
 
 
-def inputs(detail: str) -> Inputs:
+def inputs(detail: str, mode: str) -> Inputs:
     """Return the inputs of a run whose routing is uniform at random (synthetic: only its size matters here)."""
-    scenario = config.build(Scenario, config.Document(dict(SCENARIO)), (f"detail={detail}",))
+    overrides = (f"detail={detail}", f"parallelism.mode={mode}")
+    scenario = config.build(Scenario, config.Document(copy.deepcopy(SCENARIO)), overrides)
     rng = np.random.default_rng(0)
     rows = 4096
     experts = np.argsort(rng.random((rows, LAYERS, EXPERTS), dtype=np.float32), axis=2)[:, :, :TOP_K]
     trace = RoutingTrace.from_arrays(experts.astype(np.uint16), EXPERTS, TOP_K, model="uniform", synthetic=True)
     device_of = np.broadcast_to(np.arange(EXPERTS) // (EXPERTS // DEVICES), (LAYERS, EXPERTS))
-    from moesim.requests import table
-
     start = rng.integers(rows - 512, size=BATCH)
     ones = np.ones(BATCH, np.int64)
     return Inputs(scenario, trace, Placement.from_device_of(device_of, DEVICES), table(scenario.requests, 0),
                   TokenRows(start, ones, start, 512 * ones))
 
 
-def decoding(detail: str, mode: str = "dispatch_combine") -> Engine:
+def decoding(detail: str, mode: str) -> Engine:
     """Return an engine whose 256 requests have run their prompts and are about to decode."""
-    ready = inputs(detail)
-    engine = Engine(Inputs(config.build(Scenario, config.Document(ready.scenario.dump()), (f"parallelism.mode={mode}",)),
-                           ready.trace, ready.placement, ready.requests, ready.rows))
+    engine = Engine(inputs(detail, mode))
     engine.advance()
     return engine
 

@@ -56,7 +56,7 @@ class Device(Spec):
 
 
 class LinkClass(Spec):
-    """A class of links that one collective uses: time = startup + x + sqrt(ramp * x), x = bytes / (bandwidth * efficiency).
+    """Links that one collective uses: time = startup + x + sqrt(ramp * x), x = bytes / (bandwidth * efficiency).
 
     The form and its fit to measured collectives: design section 7. ``bandwidth`` is per device and direction.
     """

@@ -14,8 +14,8 @@ COMPUTE = ("attention", "gate", "shared", "experts", "dense", "head")
 def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -> dict[str, float]:
     """Return latency percentiles, throughput, makespan and energy (keys: design section 11).
 
-    ``tpot_s`` counts requests with two output tokens or more. ``throughput_tok_per_s``: output tokens over the makespan,
-    which runs from time 0 to the last finish.
+    ``tpot_s`` counts requests with two output tokens or more. ``throughput_tok_per_s``: output tokens over the
+    makespan, which runs from time 0 to the last finish.
     """
     numbers: dict[str, float] = {}
     for metric, points in (("ttft", (50, 90, 99)), ("tpot", (50, 90, 99)), ("e2e", (50, 90, 99))):

@@ -42,7 +42,9 @@ class UnknownPart(ValueError):
 @dataclass_transform(frozen_default=True)
 def part(cls: type[T]) -> type[T]:
     """Make *cls* a part: a frozen dataclass whose parameters are validated and may not be unknown."""
-    return _dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
+    config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+    decorated: Any = _dataclass(cls, frozen=True, config=config)
+    return decorated
 
 
 @cache

@@ -44,10 +44,10 @@ class TraceInput(Spec):
 class Parallelism(Spec):
     """How the model is spread over the devices.
 
-    ``tp``: devices that share each attention and dense operator; the machine holds n_devices / tp such groups, each with
-    requests of its own, and every routed expert is whole on a device (expert parallel over all devices).
-    ``mode``: what expert parallelism means (design section 5). ``context``: what a device sends all others about the
-    tokens it produced in a step of ``context_coherent`` (ExFlow, arXiv 2401.08383, section 3; its sources leave it open).
+    ``tp``: devices that share each attention and dense operator; the machine holds n_devices / tp such groups, each
+    with requests of its own, and every routed expert is whole on a device (expert parallel over all devices).
+    ``mode``: what expert parallelism means (docs/background/expert-parallelism.md). ``context``: what a device sends
+    all others about the tokens it produced in a step of ``context_coherent`` (arXiv 2401.08383 leaves it open).
     ``deduplicate``: a token goes once to each device that holds some of its experts, not once per expert.
     """
 

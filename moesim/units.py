@@ -68,7 +68,8 @@ class UnitError(ValueError):
 def _registry() -> pint.UnitRegistry:
     import pint  # a third of a second: only when the first quantity is read
 
-    registry = pint.UnitRegistry(None, non_int_type=Decimal)  # decimal: "10 us" is 1e-05 s to the last bit
+    # Decimal, so that "10 us" is 1e-05 s to the last bit.
+    registry: pint.UnitRegistry = pint.UnitRegistry(None, non_int_type=Decimal)
     registry.load_definitions(_DEFINITIONS.strip().splitlines())
     return registry
 

@@ -7,7 +7,7 @@ made from what came out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -23,22 +23,27 @@ __all__ = ["SCENARIO", "run", "shown"]
 SCENARIO = "studies/01_placement/scenario.yaml"
 
 
-def run(out: str | Path = "out/demo", overrides: Iterable[str] = (), processes: int | None = None) -> pd.DataFrame:
+def run(out: str | Path = "out/demo", overrides: Iterable[str] = (), solvers: Mapping[str, points.Solver] | None = None,
+        processes: int | None = None) -> pd.DataFrame:
     """Answer the question; write report, figures, tables and timeline to the folder *out*; return the table.
 
     One row per placement and mode: times in s, bytes per link class; ``cross_*``, ``fanout`` and ``load_max_over_mean``
     on requests that solvers did not see, with ``_profile`` on those that they saw; ``shown`` makes text of it.
-    *overrides* change the scenario (``"requests.count=64"``); *processes* defaults to one per CPU. Raises
-    ``ConfigError`` on a wrong override.
+    *overrides* change the scenario (``"requests.count=64"``). *solvers* (name -> solver, as in a scenario) replace
+    those of ``points.SOLVERS``; ``linear`` and ``affinity``, which others are compared with, must be among them.
+    *processes* defaults to one per CPU. Raises ``ValueError``.
     """
-    out = Path(out)
+    out, solvers = Path(out), points.SOLVERS if solvers is None else solvers
+    missing = {points.BASELINE, points.AFFINITY} - set(solvers)
+    if missing:
+        raise ValueError(f"solvers has no {' and no '.join(sorted(missing))}, which the answer compares with; add it")
     scenario = moesim.load(config.find_file(SCENARIO, Path.cwd()), overrides)
     for folder in ("figures", "placements", "results", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     with open(out / "scenario.yaml", "w", encoding="utf-8") as file:
         YAML().dump(scenario.dump(), file)
     trace = points.read(scenario)
-    placements = points.place(scenario, trace, out)
+    placements = points.place(scenario, trace, solvers, out)
     found = points.simulate(scenario, placements, trace, out, processes)
     results = points.keep(scenario, found.table, out)
     content = figures.tables(placements, trace.evaluation, found, results)

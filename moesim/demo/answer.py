@@ -71,9 +71,9 @@ def _context_coherent(rows: Rows, home: Rows) -> str:
     return (f"**`context_coherent`** (a token stays where its expert is). Here transitions do travel: with affinity "
             f"placement the bytes between nodes of tokens on their way to experts change by "
             f"{change(new[moves], old[moves])}. But they are {share:.0%} of the bytes between nodes; the others are "
-            f"partial results, most of them of prompts, and the context that devices tell each other. In all the change "
-            f"is {change(new[TRAFFIC], old[TRAFFIC])}. The price of the mode: every device runs all prompts and keeps "
-            f"all keys and values. Against `dispatch_combine`, both with `{BASELINE}`: time to first token "
+            f"partial results, most of them of prompts, and the context that devices tell each other. In all the "
+            f"change is {change(new[TRAFFIC], old[TRAFFIC])}. The price of the mode: every device runs all prompts and "
+            f"keeps all keys and values. Against `dispatch_combine`, both with `{BASELINE}`: time to first token "
             f"{change(old['ttft_mean_s'], before['ttft_mean_s'])}, peak of keys and values per device "
             f"{change(old['kv_peak_bytes'], before['kv_peak_bytes'])}. " + _speed(rows))
 
@@ -97,9 +97,9 @@ def _load(rows: Rows, phases: pd.DataFrame) -> str:
     trade = ", ".join(f"`{n}` {rows[n]['cross_top1']:.0%} at {load(n):.2f}" for n in joint)
     return (f"**Load counts in both modes**: the busiest device has {load(even):.2f} times the mean with `{even}` and "
             f"{load(uneven):.2f} times with `{uneven}`. With the one a device waits for others "
-            f"{wait_ms('decode', even)} of a decode step and {wait_ms('prefill', even)} of a step with prompts, with the "
-            f"other {wait_ms('decode', uneven)} and {wait_ms('prefill', uneven)} (`{MODES[0]}`). Joint placement trades "
-            f"transitions for balance (share that crosses, at load): {trade}.")
+            f"{wait_ms('decode', even)} of a decode step and {wait_ms('prefill', even)} of a step with prompts, with "
+            f"the other {wait_ms('decode', uneven)} and {wait_ms('prefill', uneven)} (`{MODES[0]}`). Joint placement "
+            f"trades transitions for balance (share that crosses, at load): {trade}.")
 
 
 def _list(names: list[str]) -> str:

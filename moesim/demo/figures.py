@@ -55,9 +55,8 @@ def _per_mode(plot: str, table: pd.DataFrame, height: float, same_scale: bool = 
 
 def _pareto_figure(table: pd.DataFrame) -> Any:
     """Return a figure of what balance costs: in transitions, and in the bytes that each mode sends between nodes."""
-    figure, axes = plots.figure(rows=1 + len(MODES), size=(7.2, 9.6))
-    plots.draw("pareto", table[table["mode"] == MODES[0]], ax=axes[0, 0], label="placement", zero=True,
-               title="transitions: {answer}")
+    figure, axes = plots.figure(rows=1 + len(MODES), size=(7.2, 8.4), heights=(1.5, 1, 1))
+    plots.draw("pareto", table[table["mode"] == MODES[0]], ax=axes[0, 0], label="placement")
     for ax, mode in zip(axes[1:, 0], MODES, strict=True):
         plots.draw("pareto", table[table["mode"] == mode], ax=ax, y=f"bytes_{BETWEEN}", label="placement", zero=True,
                    title=f"{mode}: {{answer}}")

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -22,8 +22,10 @@ BASELINE = "linear"  # what engines do when nobody tells them: experts in order 
 AFFINITY = "affinity"
 BETWEEN = "leaf_up"  # the link class that every byte between nodes crosses once
 
+Solver = str | dict[str, Any]  # as a scenario gives it
+
 # Name -> solver. The number after joint is its parameter balance: how much an even load is worth against transitions.
-SOLVERS: dict[str, str | dict] = {
+SOLVERS: dict[str, Solver] = {
     BASELINE: "linear", "random": "random", "lpt": "lpt", AFFINITY: {"name": "affinity_sweep"},
     "joint 0.1": {"name": "joint", "balance": 0.1}, "joint 0.3": {"name": "joint", "balance": 0.3},
     "joint 1": {"name": "joint", "balance": 1.0}}
@@ -53,10 +55,10 @@ def read(scenario: Scenario) -> Split:
                  trace.evaluation(spec.profile_fraction, scenario.seed))
 
 
-def place(scenario: Scenario, trace: Split, out: Path) -> dict[str, Placement]:
-    """Return what each solver makes of the profile part of *trace*, by name; keep them in *out*."""
+def place(scenario: Scenario, trace: Split, solvers: Mapping[str, Solver], out: Path) -> dict[str, Placement]:
+    """Return what each of *solvers* makes of the profile part of *trace*, by name; keep them in *out*."""
     machine, placements = scenario.hardware, {}
-    for name, solver in SOLVERS.items():
+    for name, solver in solvers.items():
         placements[name] = solve(trace.profile, machine.n_devices, solver=solver, seed=scenario.seed,
                                  devices_per_node=machine.devices_per_node)
         placements[name].save(file(out, name))

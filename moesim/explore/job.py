@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -113,6 +114,8 @@ def _source(metric: Any) -> str:
     """Return text that changes when *metric* does. Raises ``ValueError`` if there is none."""
     if isinstance(metric, str):
         return metric
+    if isinstance(metric, functools.partial):
+        return f"{_source(metric.func)} with {metric.args!r} {metric.keywords!r}"
     try:
         return inspect.getsource(metric)
     except (OSError, TypeError):

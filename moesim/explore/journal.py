@@ -32,7 +32,7 @@ class Journal:
         for key in keys:
             path = self._points / f"{key}.parquet"
             if path.exists():
-                row = pq.read_table(path).to_pylist()[0]
+                row = pq.ParquetFile(path).read().to_pylist()[0]
                 numbers = {} if row["error"] else {name: row[name] for name in self._metrics}
                 found[key] = Outcome(numbers, row["warnings"], row["error"])
         return found

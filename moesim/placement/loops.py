@@ -74,6 +74,40 @@ def route_numpy(experts: np.ndarray, top_k: int, replicas: np.ndarray, first: np
 
 
 @njit(cache=True, nogil=True)
+def add_by_device(flows: np.ndarray, device: np.ndarray, sums: np.ndarray) -> None:
+    """Add to *sums* [S, D] the columns of *flows* [S, S] by the *device* [S] of the column's slot."""
+    n_slots = len(device)
+    for s in range(n_slots):
+        for t in range(n_slots):
+            sums[s, device[t]] += flows[s, t]
+
+
+def add_by_device_numpy(flows: np.ndarray, device: np.ndarray, sums: np.ndarray) -> None:
+    """Do the same with array operations only."""
+    sums += flows @ np.eye(sums.shape[1])[device]
+
+
+@njit(cache=True, nogil=True)
+def add_apart(sums: np.ndarray, group_of: np.ndarray, weight: float, cost: np.ndarray) -> None:
+    """Add to *cost* [S, D] *weight* times the *sums* [S, D] on devices of other groups ([D] -> group)."""
+    n_slots, n_devices = sums.shape
+    inside = np.empty(n_devices)  # per group: there are at most as many as devices
+    for s in range(n_slots):
+        inside[:] = 0.0
+        total = 0.0
+        for d in range(n_devices):
+            inside[group_of[d]] += sums[s, d]
+            total += sums[s, d]
+        for d in range(n_devices):
+            cost[s, d] += weight * (total - inside[group_of[d]])
+
+
+def add_apart_numpy(sums: np.ndarray, group_of: np.ndarray, weight: float, cost: np.ndarray) -> None:
+    """Do the same with array operations only."""
+    cost += weight * sums @ (group_of[:, None] != group_of)
+
+
+@njit(cache=True, nogil=True)
 def swap_until_stuck(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> int:
     """Let each slot in turn exchange devices with its best partner until none gains; return the exchanges made.
 

@@ -106,12 +106,16 @@ class Problem:
         return np.arange(self.n_devices) // (self.n_devices // self.n_nodes)
 
     @property
+    def levels(self) -> list[tuple[np.ndarray, float]]:
+        """Return the machine as a tree: per level the group of each device, int64 [D], and the cost of leaving it."""
+        levels = [(np.arange(self.n_devices), 1.0)]
+        return levels + ([(self.node_of, self.inter_node_weight - 1.0)] if self.n_nodes > 1 else [])
+
+    @property
     def distance(self) -> np.ndarray:
-        """Return the cost of a transition between two devices, float64 [D, D]: 0, 1, or the weight between nodes."""
-        between = self.node_of[:, None] != self.node_of[None, :]
-        distance = np.where(between, self.inter_node_weight, 1.0)
-        np.fill_diagonal(distance, 0.0)
-        return distance
+        """Return the cost of a transition between two devices, float64 [D, D]: the levels they are apart at."""
+        return sum((weight * (group[:, None] != group) for group, weight in self.levels),
+                   np.zeros((self.n_devices, self.n_devices)))
 
 
 def transition_cost(transitions: np.ndarray, device_of: np.ndarray, distance: np.ndarray) -> float:

@@ -57,14 +57,16 @@ class Batch:
 class StepCost:
     """Seconds and bytes of a step.
 
-    ``seconds``: float64 [layers + 1, PHASES, devices]; a phase that other devices wait for has the same time on all that
-    take part. ``present``: bool [layers + 1, PHASES], which phases a layer has. ``link_bytes``: per phase that
-    communicates, bytes on every link of the network, float64 [links].
+    ``seconds``: float64 [layers + 1, PHASES, devices]; a phase that other devices wait for has the same time on all
+    that take part. ``present``: bool [layers + 1, PHASES], which phases a layer has. ``link_bytes``: per phase that
+    communicates, bytes on every link of the network, float64 [links]. ``load_max_over_mean``: tokens of the busiest
+    device's experts over the mean, averaged over the layers with experts.
     """
 
     seconds: np.ndarray
     present: np.ndarray
     link_bytes: dict[str, np.ndarray]
+    load_max_over_mean: float = 1.0
 
     @classmethod
     def empty(cls, n_layers: int, n_devices: int) -> StepCost:
@@ -75,6 +77,11 @@ class StepCost:
         """Set the *seconds* of *phase* in *layers* ([layers, devices], or what broadcasts to it)."""
         self.seconds[layers, INDEX[phase]] = seconds
         self.present[layers, INDEX[phase]] = True
+
+    def note_load(self, tokens: np.ndarray) -> None:
+        """Note how even *tokens* per expert slot ([layers, devices, slots]) are over the devices."""
+        load = tokens.sum(axis=2)
+        self.load_max_over_mean = float((load.max(axis=1) / load.mean(axis=1)).mean())
 
     def add_bytes(self, phase: str, loads: np.ndarray) -> None:
         """Add bytes per link ([..., links]) of *phase*."""

@@ -81,7 +81,7 @@ class Engine:
                  "waiting": len(queue.waiting), "kv_tokens": queue.kv_tokens}
         cost = self._costs.step(batch)
         start = clock.run(cost)
-        facts["end_s"] = clock.now
+        facts |= {"end_s": clock.now, "load_max_over_mean": cost.load_max_over_mean}
         self._record.add(facts, cost, start)
         queue.finish_step(batch, clock.now)
 
@@ -98,14 +98,15 @@ class Engine:
         per_token = self._scenario.model.kv_bytes_per_token_on_device(self._scenario.parallelism.tp)
         group = memory["device"] // self._scenario.parallelism.tp
         memory["kv_peak_bytes"] = self._peak[self._pools.of_group[group]] * per_token
-        return Result(requests, self._record.steps(), self._record.spans(),
-                      self._record.links(float(queue.finish_s.max())), memory, _meta(self._inputs, self._costs.operators.extrapolated()))
+        links = self._record.links(float(queue.finish_s.max()))
+        meta = _meta(self._inputs, self._costs.operators.extrapolated())
+        return Result(requests, self._record.steps(), self._record.spans(), links, memory, meta)
 
 
 def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
     """Return the bytes of weights and room for KV per device, and the KV pools of the groups.
 
-    With ``context_coherent`` every device holds the KV of all requests: one pool, as large as the fullest device allows.
+    With ``context_coherent`` every device holds the KV of all requests: one pool, what the fullest device has room for.
     """
     scenario, model, tp = inputs.scenario, inputs.scenario.model, inputs.scenario.parallelism.tp
     experts = inputs.placement.replicas.sum(axis=(0, 1)) * model.expert_bytes

@@ -62,7 +62,7 @@ class EventClock:
         if step.arrived[layer, phase, members.start] == width:
             for d in members:
                 step.start[layer, phase, d], end = self._links[d].serve(step.cost.seconds[layer, phase, d])
-            end.callbacks.append(lambda _: done.succeed())  # type: ignore[union-attr]
+            end.callbacks.append(lambda _: done.succeed())  # type: ignore[union-attr, arg-type]
         return done
 
 

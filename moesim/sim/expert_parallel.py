@@ -44,21 +44,22 @@ class _Common:
         return StepCost.empty(self.model.layers, self.n_devices)
 
     def _counters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return zeros to count in: tokens [M, D, S], copies and returns [M, D, D]. They are reused by the next call."""
+        """Return zeros to count in: tokens [M, D, S], copies and returns [M, D, D]; the next call reuses them."""
         counters = self._tokens, self._copies, self._returns
         for counter in counters:
             counter.fill(0)
         return counters
 
     def _exchange(self, cost: StepCost, phase: str, messages: np.ndarray, reverse: bool = False) -> None:
-        """Put the all-to-all of *messages* [M, D, D] hidden states into *cost* as *phase* of the layers with experts."""
+        """Put the all-to-all of *messages* [M, D, D] hidden states into *cost* as *phase* of layers with experts."""
         collective = self.network.all_to_all(messages, self.token_bytes, reverse)
         cost.put(phase, self.moe, collective.time_s[:, None])
         cost.add_bytes(phase, collective.loads)
 
     def _prompt_attention(self, batch: Batch) -> np.ndarray:
         """Return the seconds of attention of each prompt, for each window of the model: [windows, P]."""
-        return np.stack([self.operators.prefill_attention(batch.prefill_tokens, int(w)) for w in self.operators.windows])
+        operators = self.operators
+        return np.stack([operators.prefill_attention(batch.prefill_tokens, int(w)) for w in operators.windows])
 
     def _windowed(self, kv: np.ndarray) -> list[np.ndarray]:
         """Return the context lengths that each of the model's windows sees."""
@@ -119,6 +120,7 @@ class DispatchCombine(_Common):
         if self.model.moe.shared_ffn:
             cost.put("shared", self.moe, self.operators.shared(at_home))
         cost.put("experts", self.moe, self.operators.experts(tokens))
+        cost.note_load(tokens)
         self._exchange(cost, "combine", copies, reverse=True)
 
 
@@ -145,12 +147,13 @@ class ContextCoherent(_Common):
         self._local(cost, batch, where, present)
         self._exchange(cost, "dispatch", copies)
         cost.put("experts", self.moe, self.operators.experts(tokens))
+        cost.note_load(tokens)
         self._combine(cost, batch, returns)
         self._close(cost, batch, present)
         return cost
 
     def _count(self, where: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Return the sum of *weight* [T] over the tokens on each device, before each exchange and at the end: [M + 1, D]."""
+        """Return the sum of *weight* [T] on each device, before each exchange and at the end: [M + 1, D]."""
         n_places = where.shape[1]
         index = where + np.arange(n_places) * self.n_devices
         counts = np.bincount(index.ravel(), np.repeat(weight, n_places), n_places * self.n_devices)

@@ -68,7 +68,7 @@ def prepare(scenario: Scenario) -> Inputs:
 def _trace(scenario: Scenario) -> RoutingTrace:
     spec, model = scenario.trace, scenario.model
     try:
-        trace = spec.synthetic.generate() if spec.synthetic else read_trace(spec.path)
+        trace = spec.synthetic.generate() if spec.synthetic else read_trace(str(spec.path))
     except ValueError as error:
         raise scenario.error("trace", str(error)) from None
     for what, traced, simulated in (("MoE layers", trace.n_layers, model.n_moe_layers),
@@ -131,8 +131,8 @@ def _join(scenario: Scenario, trace: RoutingTrace) -> tuple[pd.DataFrame, TokenR
 
 def _sources(scenario: Scenario, trace: RoutingTrace) -> pd.DataFrame:
     """Return one row per traced request: its domain and where its prompt and decode rows lie."""
-    tokens = pd.DataFrame({"request": trace.tokens["request"].to_numpy(), "phase": trace.tokens["phase"].to_numpy(),
-                           "domain": trace.tokens["domain"].astype(object).to_numpy(), "row": np.arange(trace.n_tokens)})
+    tokens = trace.tokens[["request", "phase"]].reset_index(drop=True)
+    tokens = tokens.assign(domain=trace.tokens["domain"].astype(object).to_numpy(), row=np.arange(trace.n_tokens))
     spans = tokens.groupby(["request", "phase"])["row"].agg(["min", "size"]).unstack("phase")
     for phase, name in ((0, "prefill"), (1, "decode")):
         if ("min", phase) not in spans or spans["min", phase].isna().all():

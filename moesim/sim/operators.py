@@ -25,7 +25,8 @@ class Operators:
         self._model = model = scenario.model
         self._tp = scenario.parallelism.tp
         processor, part = scenario.hardware.device.processor, scenario.kernels
-        dtypes = {model.dtype.weights, model.dtype.experts, model.dtype.activations, model.dtype.embeddings}
+        stored = model.dtype
+        dtypes: set[str | None] = {stored.weights, stored.experts, stored.activations, stored.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
         self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}
         windows = model.attention_windows
@@ -50,8 +51,10 @@ class Operators:
             if kernel.domain(op) is None:
                 found.append(f"{op}: times are not fitted to measurements")
             elif not kernel.in_domain(op, **largest["row"]):
-                sizes = ", ".join(f"{k} {np.sum(v):g}" for k, v in largest["row"].items())
-                found.append(f"{f'{op} ({name})' if name else op}: largest shape ({sizes}) is outside the measured domain")
+                sizes = ", ".join(f"{np.sum(v):g} tokens on {len(v)} experts" if np.ndim(v) else f"{k} {v:g}"
+                                  for k, v in largest["row"].items())
+                what = f"{op} ({name})" if name else op
+                found.append(f"{what}: largest shape ({sizes}) is outside the measured domain")
         return sorted(set(found))
 
     def gemms(self, matrices: tuple[Gemm, ...], tokens: np.ndarray) -> np.ndarray:
@@ -74,8 +77,8 @@ class Operators:
         heads, kv_heads, qk_dim, v_dim = self._model.attention_shape(self._tp, "decode")
         mean = kv_tokens / np.maximum(batch, 1)
         return self._time(
-            self._model.dtype.activations, "attention_decode", batch=batch, kv_len=mean, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
-            head_dim_v=v_dim, kv_values=self._model.attention.kv_values(self._tp))
+            self._model.dtype.activations, "attention_decode", batch=batch, kv_len=mean, heads_q=heads,
+            heads_kv=kv_heads, head_dim=qk_dim, head_dim_v=v_dim, kv_values=self._model.attention.kv_values(self._tp))
 
     def prefill_attention(self, prompt_tokens: np.ndarray, window: int) -> np.ndarray:
         """Return the seconds of each whole prompt of *prompt_tokens*, looking back at most *window* tokens (0: all).
@@ -88,14 +91,15 @@ class Operators:
         w = np.minimum(q, window) if window else q
         kv = w - w * (w - 1) / (2 * q) + (q - 1) / 2
         return self._time(
-            self._model.dtype.activations, "attention_prefill", q_len=q, kv_len=kv, batch=1, heads_q=heads, heads_kv=kv_heads, head_dim=qk_dim,
-            head_dim_v=v_dim)
+            self._model.dtype.activations, "attention_prefill", q_len=q, kv_len=kv, batch=1, heads_q=heads,
+            heads_kv=kv_heads, head_dim=qk_dim, head_dim_v=v_dim)
 
     def gate(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the gate: norm, projection, choice of experts, permutation."""
         model = self._model
         return self.norms(tokens) + self._time(
-            model.dtype.activations, "gate", tokens=tokens, hidden=model.hidden, experts=model.n_experts, top_k=model.top_k)
+            model.dtype.activations, "gate", tokens=tokens, hidden=model.hidden, experts=model.n_experts,
+            top_k=model.top_k)
 
     def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
         """Return the seconds of the experts of one device, from the true tokens of each ([..., experts])."""

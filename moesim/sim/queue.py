@@ -41,18 +41,16 @@ class Queue:
         self.requests = np.zeros(len(pools.of_group), np.int64)
 
     def _check(self, inputs: Inputs, pools: Pools) -> None:
-        worst = int(np.argmax(self.need))
-        if self.need[worst] > pools.capacity.max():
+        worst, room = int(np.argmax(self.need)), int(pools.capacity.max())
+        need, limit = int(self.need[worst]), inputs.scenario.model.context
+        if need > room:
             raise inputs.scenario.error("requests", (
-                f"request {worst} needs the KV of {self.need[worst]} tokens, the memory left beside the weights holds "
-                f"{int(pools.capacity.max())} ({self.need[worst] - int(pools.capacity.max())} too few); shorten it, or use "
-                f"more or larger devices, a larger parallelism.tp or a higher memory_fraction"))
-        limit = inputs.scenario.model.context
-        longest = int(np.argmax(self.prompt + self.output))
-        if self.prompt[longest] + self.output[longest] > limit:
+                f"request {worst} needs the KV of {need} tokens, the memory left beside the weights holds {room} "
+                f"({need - room} too few); shorten it, or use more or larger devices, a larger parallelism.tp or a "
+                f"higher memory_fraction"))
+        if need + 1 > limit:
             raise inputs.scenario.error("requests", (
-                f"request {longest} has {self.prompt[longest] + self.output[longest]} tokens, above the model's context "
-                f"of {limit}; shorten it"))
+                f"request {worst} has {need + 1} tokens, above the model's context of {limit}; shorten it"))
 
     @property
     def done(self) -> bool:

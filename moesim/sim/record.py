@@ -27,8 +27,8 @@ class Record:
         """Record one step: *facts* (start_s, end_s and counts), its *cost*, and the *start* of every phase."""
         step = len(self._steps)
         means = cost.seconds.sum(axis=0).mean(axis=1)
-        used = cost.present.any(axis=0)
-        times = {f"{name}_s": mean for name, mean, use in zip(PHASES, means, used, strict=True) if use}
+        used = np.flatnonzero(cost.present.any(axis=0))
+        times = {f"{PHASES[i]}_s": means[i] for i in used}
         wait = facts["end_s"] - facts["start_s"] - sum(times.values())
         self._steps.append({"step": step} | facts | times | {"wait_s": max(0.0, wait)})
         if self._span_steps < 0 or step < self._span_steps:

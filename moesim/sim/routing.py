@@ -45,7 +45,7 @@ class SlotMap:
 
 @njit(cache=True)
 def _replica(device: np.ndarray, l: int, e: int, here: int, per_node: int, turn: int) -> int:
-    """Return which replica of expert *e* a token on device *here* uses: one here, else one in its node, else in turn."""
+    """Return the replica of expert *e* that a token on *here* uses: one here, else in its node, else in turn."""
     n = device.shape[2]
     if n == 1:
         return 0

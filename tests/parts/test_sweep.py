@@ -21,7 +21,7 @@ from moesim.result import Result
 from moesim.scenario import Scenario
 
 METRICS = ["throughput_tok_per_s", "tpot_p50_s", "share_experts"]
-AXES = {"placement.solver": ["linear", "lpt"], "seed": [0, 1]}
+AXES: dict[str, list[Any]] = {"placement.solver": ["linear", "lpt"], "seed": [0, 1]}
 
 
 class Inline(Executor):
@@ -64,8 +64,8 @@ def test_grid_by_hand() -> None:
         {"a.b": 1, "c": "x"}, {"a.b": 1, "c": {"name": "lpt"}}, {"a.b": 2, "c": "x"}, {"a.b": 2, "c": {"name": "lpt"}}]
     assert grid({}) == [{}]
     assert grid([{"a": 1, "b": 2}, {"a": 3, "b": 4}]) == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
-    assert grid({"n": np.arange(2), "x": np.array([0.5]), "p": [Path("t.parquet")]})[1] == {
-        "n": 1, "x": 0.5, "p": "t.parquet"}
+    axes: dict[str, Any] = {"n": np.arange(2), "x": np.array([0.5]), "p": [Path("t.parquet")]}
+    assert grid(axes)[1] == {"n": 1, "x": 0.5, "p": "t.parquet"}
 
 
 @pytest.mark.parametrize(("axes", "text"), [

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +23,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_sweep import Inline, fails_with_seed_1
 
 AXES = {"scheduler.max_batch": [2, 4], "seed": [0, 1, 2]}
+
+
+def power(n: int, result: Result) -> float:
+    return float(len(result.steps)) ** n
 
 
 @pytest.fixture
@@ -73,6 +78,8 @@ def test_what_changes_a_result_changes_the_key(tiny: Scenario, tmp_path: Path, m
     assert Keys({"steps": "steps"}).job(scenario).key == key
     assert Keys({"tpot_p50_s": "tpot_p50_s"}).job(scenario).key != key
     assert Keys({"steps": fails_with_seed_1}).job(scenario).key != key
+    keys = {Keys({"power": partial(power, n)}).job(scenario).key for n in (1, 2, 1)}
+    assert len(keys) == 2
     assert Keys({"steps": "steps"}).job(moesim.override(scenario, ["seed=1"])).key != key
     moesim.synthetic.SyntheticTrace(preset="gpt_oss_20b", layers=2, experts=4, top_k=2, seed=1).generate().write(trace)
     assert Keys({"steps": "steps"}).job(scenario).key != key

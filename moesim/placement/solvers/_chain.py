@@ -8,7 +8,6 @@ beyond E are empty, so that every full assignment is a permutation and a move is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
 
 import numpy as np
 
@@ -21,26 +20,23 @@ IMPROVES = 1e-12  # as in loops.py
 class Chain:
     """Hold the objective: mean transition distance + *balance* x mean over layers of load max/mean.
 
-    flows  share of all transitions, float64 [L-1, S, S];  loads  float64 [L, S], scaled such that the largest
-    sum on a device is that layer's part of the objective;  distance  float64 [D, D].
+    flows  share of all transitions, float64 [L-1, S, S], and flows_back its transposes;  distance  float64
+    [D, D];  loads  float64 [L, S], scaled such that the largest sum on a device is that layer's part of the
+    objective.
     Assignments are int64 [L, S]: the device of each slot.
     """
 
     def __init__(self, transitions: np.ndarray, profile: Profile, problem: Problem, balance: float = 0.0) -> None:
         self.n_layers, self.n_experts = profile.counts.shape
-        self.distance = problem.distance
+        self.distance, self.levels = problem.distance, problem.levels
         self.device_of_slot = np.repeat(np.arange(problem.n_devices), problem.capacity)
         self.n_slots = len(self.device_of_slot)
         empty = self.n_slots - self.n_experts
         self.flows = np.pad(transitions / max(transitions.sum(), 1), ((0, 0), (0, empty), (0, empty)))
+        self.flows_back = np.ascontiguousarray(self.flows.transpose(0, 2, 1))
         mean = profile.counts.sum(axis=1, keepdims=True) / problem.n_devices
         self.loads = np.pad(balance / self.n_layers * profile.counts / mean, ((0, 0), (0, empty)))
         self.balanced = balance > 0
-
-    @cached_property
-    def is_at(self) -> np.ndarray:
-        """Return the identity [D, D]: its row d says "at device d"."""
-        return np.eye(len(self.distance))
 
     def random(self, rng: np.random.Generator) -> np.ndarray:
         """Return a random assignment."""
@@ -48,19 +44,27 @@ class Chain:
 
     def layer_cost(self, devices: np.ndarray, layer: int) -> np.ndarray:
         """Return what each slot of *layer* would cost on each device, float64 [S, D], its neighbours fixed."""
+        from moesim.placement.loops import add_apart, add_by_device  # numba: half a second, only when needed
+
         partners = np.zeros((self.n_slots, len(self.distance)))  # flow between a slot and what is on a device
         if layer > 0:
-            partners += self.flows[layer - 1].T @ self.is_at[devices[layer - 1]]
+            add_by_device(self.flows_back[layer - 1], devices[layer - 1], partners)
         if layer < self.n_layers - 1:
-            partners += self.flows[layer] @ self.is_at[devices[layer + 1]]
-        return partners @ self.distance
+            add_by_device(self.flows[layer], devices[layer + 1], partners)
+        cost = np.zeros_like(partners)
+        for group_of, weight in self.levels:  # the same as partners @ distance, without a thread pool
+            add_apart(partners, group_of, weight, cost)
+        return cost
 
     def terms(self, devices: np.ndarray, layer: int) -> tuple[float, float]:
         """Return the cost of the step from *layer* to the next, and of the load of *layer*."""
+        from moesim.placement.loops import add_by_device
+
         step = load = 0.0
         if layer < self.n_layers - 1:
-            between = self.is_at[devices[layer]].T @ self.flows[layer] @ self.is_at[devices[layer + 1]]
-            step = float((between * self.distance).sum())
+            partners = np.zeros((self.n_slots, len(self.distance)))
+            add_by_device(self.flows[layer], devices[layer + 1], partners)
+            step = float((partners * self.distance[devices[layer]]).sum())
         if self.balanced:
             load = float(np.bincount(devices[layer], self.loads[layer], minlength=len(self.distance)).max())
         return step, load

@@ -42,7 +42,7 @@ class ExflowIlp:
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* draws the warm start and the solver's own choices."""
         transitions = profile.transitions(self.pairs)
-        need = int((transitions > 0).sum()) * (problem.n_devices + (problem.n_nodes if problem.n_nodes > 1 else 0))
+        need = int((transitions > 0).sum()) * sum(int(group_of.max()) + 1 for group_of, _ in problem.levels)
         if need > self.max_constraints:
             raise PlacementError(f"the integer program needs {need} constraints, {need - self.max_constraints} more "
                                  f"than max_constraints = {self.max_constraints}; use affinity_sweep or joint, "
@@ -92,20 +92,18 @@ class _Model:
         self.program = pulp.LpProblem("exflow", pulp.LpMinimize)
         n_layers, n_experts = start.shape
         self.x = [[[self.program.add_variable(f"x_{layer}_{expert}_{device}", cat="Binary")
-                    for device in range(problem.n_devices)] for expert in range(n_experts)] for layer in range(n_layers)]
+                    for device in range(problem.n_devices)] for expert in range(n_experts)]
+                  for layer in range(n_layers)]
         self.values: dict[str, float] = {}  # of every variable, at the start
         self._place_experts()
-        levels = [(np.arange(problem.n_devices), 1.0)]
-        if problem.n_nodes > 1:
-            levels.append((problem.node_of, problem.inter_node_weight - 1))
         cost: list[tuple[Any, float]] = []
-        for number, (group_of, weight) in enumerate(levels):
+        for number, (group_of, weight) in enumerate(problem.levels):
             for layer, flows in enumerate(transitions):
                 apart = self._add_apart(f"y{number}_{layer}", layer, np.argwhere(flows > 0), group_of)
                 cost += [(y, weight * float(flows[i, j])) for (i, j), y in apart.items()]
         self.program.setObjective(pulp.LpAffineExpression(cost))
         # Whole costs: an objective less than one above the bound is proved optimal.
-        whole = all(float(weight).is_integer() for _, weight in levels)
+        whole = all(float(weight).is_integer() for _, weight in problem.levels)
         self.step = 0.999 if whole else 0.0
 
     def _place_experts(self) -> None:
