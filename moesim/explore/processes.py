@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -78,12 +79,27 @@ def _until_one_dies(function: Callable[[T], R], queue: deque[T], workers: int
 
 
 def _start(pool: ProcessPoolExecutor) -> None:
+    with _interrupts_held():
+        first = pool.submit(os.getpid)  # starts all processes
     try:
-        pool.submit(os.getpid).result()
+        first.result()
     except BrokenProcessPool:
         raise RuntimeError("the worker processes could not start; a script that calls sweep must do so under "
                            "`if __name__ == \"__main__\":`, for every worker imports it; or pass a "
                            "ThreadPoolExecutor") from None
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while the block runs; processes that it starts never see one, not even while they load."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _settle() -> None:

@@ -70,8 +70,8 @@ class Profile:
 class Problem:
     """Say where experts may go: D devices, each with room for ``capacity`` experts of every layer.
 
-    With ``devices_per_node`` devices are numbered node by node, and a transition between nodes costs
-    ``inter_node_weight`` times one between devices of a node. Raises ``PlacementError``.
+    With ``devices_per_node`` devices are numbered node by node, and a transition between devices of a node costs
+    1 / ``inter_node_weight`` of one between nodes. Raises ``PlacementError``.
     """
 
     n_experts: int
@@ -88,7 +88,7 @@ class Problem:
                                  "devices_per_node must divide n_devices")
         if not 1 <= self.inter_node_weight < float("inf"):
             raise PlacementError(f"inter_node_weight is {self.inter_node_weight}; between nodes must cost at "
-                                 "least as much as inside a node, which costs 1")
+                                 "least as much as inside a node")
 
     @property
     def capacity(self) -> int:
@@ -108,12 +108,15 @@ class Problem:
     @property
     def levels(self) -> list[tuple[np.ndarray, float]]:
         """Return the machine as a tree: per level the group of each device, int64 [D], and the cost of leaving it."""
-        levels = [(np.arange(self.n_devices), 1.0)]
-        return levels + ([(self.node_of, self.inter_node_weight - 1.0)] if self.n_nodes > 1 else [])
+        devices = np.arange(self.n_devices)
+        if self.n_nodes == 1:
+            return [(devices, 1.0)]
+        inside = 1.0 / self.inter_node_weight
+        return [(devices, inside), (self.node_of, 1.0 - inside)]
 
     @property
     def distance(self) -> np.ndarray:
-        """Return the cost of a transition between two devices, float64 [D, D]: the levels they are apart at."""
+        """Return the cost of a transition between two devices, float64 [D, D]: 0 to 1, summed over the levels."""
         return sum((weight * (group[:, None] != group) for group, weight in self.levels),
                    np.zeros((self.n_devices, self.n_devices)))
 
@@ -121,8 +124,8 @@ class Problem:
 def transition_cost(transitions: np.ndarray, device_of: np.ndarray, distance: np.ndarray) -> float:
     """Return the mean distance of a transition, 0 if there are none (one layer).
 
-    Without nodes this is ``cross_top1`` or ``cross_all`` of ``evaluate`` on the profiled trace; with nodes it is
-    that plus (inter_node_weight - 1) times the fraction that crosses nodes.
+    Without nodes this is ``cross_top1`` or ``cross_all`` of ``evaluate`` on the profiled trace. With nodes it is the
+    fraction that crosses nodes plus 1 / inter_node_weight times the fraction that crosses devices inside a node.
     """
     total = transitions.sum()
     cost = sum(float((flows * distance[np.ix_(a, b)]).sum())

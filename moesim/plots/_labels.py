@@ -17,13 +17,21 @@ _OFFSETS = [(r * np.cos(a), r * np.sin(a)) for r in (7.0, 13.0, 20.0, 30.0, 42.0
 _DOT = 4.0  # points around a dot that a name keeps free
 
 
-def beside(ax: Axes, x: np.ndarray, y: np.ndarray, texts: Sequence[str], colours: Sequence[str]) -> None:
-    """Write *texts* beside the points (*x*, *y*); a name that stands further off gets a thin line to its point."""
+def beside(ax: Axes, x: np.ndarray, y: np.ndarray, texts: Sequence[str], colours: Sequence[str],
+           keep_off: np.ndarray | None = None) -> None:
+    """Write *texts* beside the points (*x*, *y*); a name that stands further off gets a thin line to its point.
+
+    *keep_off* [vertices, 2]: a line of horizontal and vertical pieces that names should not cover.
+    """
     style.settle(ax)
     pixel = ax.figure.dpi / 72
     dots = ax.transData.transform(np.column_stack([x, y])) / pixel
     frame = np.array(ax.get_window_extent().extents) / pixel
     taken = [np.array([px - _DOT, py - _DOT, px + _DOT, py + _DOT]) for px, py in dots]
+    if keep_off is not None:
+        line = ax.transData.transform(keep_off) / pixel
+        taken += [np.concatenate([np.minimum(a, b) - 1, np.maximum(a, b) + 1])
+                  for a, b in zip(line, line[1:], strict=False)]
     for i in np.lexsort((dots[:, 0], -dots[:, 1])):  # from top to bottom
         size = _size(texts[i])
         boxes = [_box(dots[i], offset, size) for offset in _OFFSETS]

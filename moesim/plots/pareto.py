@@ -24,14 +24,15 @@ def pareto(table: pd.DataFrame, ax: Axes | None = None, *, x: str = "load_max_ov
     at, up = table[x].to_numpy(float) / dx, table[y].to_numpy(float) / dy
     best = front(at, up)
     order = np.flatnonzero(best)[np.argsort(at[best], kind="stable")]
-    ax.step(at[order], up[order], where="post", color=style.FAINT, lw=2, zorder=1)
+    stairs = np.column_stack([np.repeat(at[order], 2)[1:], np.repeat(up[order], 2)[:-1]])
+    ax.plot(*stairs.T, color=style.FAINT, lw=2, zorder=1)
     colour = np.where(best, style.VERMILION, style.BLUE)
     ax.scatter(at, up, s=34, c=colour, zorder=3)
     ax.margins(0.12, 0.15)
     if zero:
         ax.set_ylim(0, 1.15 * up.max())
     style.finish(ax, style.answer(title, _title(list(names), x, y, table)), x_name, y_name)
-    _labels.beside(ax, at, up, list(names), list(colour))
+    _labels.beside(ax, at, up, list(names), list(colour), stairs)
     ax.annotate("better", (0.0, 0.0), (26, 24), xycoords="axes fraction", textcoords="offset points",
                 fontsize=style.SMALL, color=style.GREY,
                 arrowprops={"arrowstyle": "->", "color": style.GREY, "lw": 0.8, "shrinkB": 4})

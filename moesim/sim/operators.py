@@ -5,6 +5,7 @@ Arrays of tokens may have any shape; seconds come back in the same shape. No tok
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,54 @@ from moesim.scenario import Scenario
 _NORM_VALUES = 4
 
 
+class ByCount:
+    """Seconds of a number of tokens through some operators: a table by count, filled in as counts come up.
+
+    Steps repeat: the same few counts on many devices, layer after layer, step after step.
+    """
+
+    def __init__(self, time: Callable[[np.ndarray], np.ndarray]):
+        self._time = time
+        self._seconds = np.zeros(1)  # no tokens take no time
+
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """Return seconds for every entry of *tokens*."""
+        tokens = tokens.astype(np.int64, copy=False)
+        most = int(tokens.max(initial=0))
+        if most >= len(self._seconds):
+            unknown = np.full(2 * most + 1 - len(self._seconds), np.nan)
+            self._seconds = np.concatenate([self._seconds, unknown])
+        seconds = self._seconds[tokens]
+        missing = np.unique(tokens[np.isnan(seconds)])
+        if len(missing) == 0:
+            return seconds
+        self._seconds[missing] = self._time(missing)
+        return self._seconds[tokens]
+
+
 class Operators:
-    """The operators of *scenario*'s model on one device of a tensor-parallel group."""
+    """The operators of *scenario*'s model on one device of a tensor-parallel group.
+
+    By number of tokens: ``projections`` (one attention block without attention itself), ``dense`` (feed-forward of a
+    layer without experts) and ``gate``, each with its norm and residual addition; ``shared`` (shared experts, whole on
+    every device) and ``head`` (output head).
+    """
 
     def __init__(self, scenario: Scenario):
         self._model = model = scenario.model
-        self._tp = scenario.parallelism.tp
+        self._tp = tp = scenario.parallelism.tp
         processor, part = scenario.hardware.device.processor, scenario.kernels
         stored = model.dtype
         dtypes: set[str | None] = {stored.weights, stored.experts, stored.activations, stored.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
         self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}
+        attention, dense, shared, head = (model.attention_gemms(tp), model.dense_gemms(tp), model.shared_gemms(1),
+                                          (model.head_gemm(tp),))
+        self.projections = ByCount(lambda m: self._norm(m) + self._through(attention, m))
+        self.dense = ByCount(lambda m: self._norm(m) + self._through(dense, m))
+        self.gate = ByCount(lambda m: self._norm(m) + self._gate(m))
+        self.shared = ByCount(lambda m: self._through(shared, m))
+        self.head = ByCount(lambda m: self._through(head, m))
         windows = model.attention_windows
         self.windows, self.window_of_layer = np.unique(windows, return_inverse=True)
 
@@ -57,20 +95,18 @@ class Operators:
                 found.append(f"{what}: largest shape ({sizes}) is outside the measured domain")
         return sorted(set(found))
 
-    def gemms(self, matrices: tuple[Gemm, ...], tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of *tokens* through all *matrices* (at least one)."""
-        counts, which = np.unique(tokens, return_inverse=True)  # many devices, few different counts
-        times = [self._time(g.dtype, "gemm", g.name, m=counts, n=g.n, k=g.k) for g in matrices]
-        return np.sum(times, axis=0)[which].reshape(np.shape(tokens))
+    def _through(self, matrices: tuple[Gemm, ...], tokens: np.ndarray) -> np.ndarray:
+        times = [self._time(g.dtype, "gemm", g.name, m=tokens, n=g.n, k=g.k) for g in matrices]
+        return np.sum(times, axis=0)
 
-    def norms(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of the norm and residual addition before one block."""
+    def _norm(self, tokens: np.ndarray) -> np.ndarray:
         size = tokens * (_NORM_VALUES * self._model.activation_bytes_per_token)
         return self._time(self._model.dtype.activations, "elementwise", bytes=size)
 
-    def projections(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of one attention block without attention itself."""
-        return self.gemms(self._model.attention_gemms(self._tp), tokens) + self.norms(tokens)
+    def _gate(self, tokens: np.ndarray) -> np.ndarray:
+        model = self._model
+        return self._time(model.dtype.activations, "gate", tokens=tokens, hidden=model.hidden, experts=model.n_experts,
+                          top_k=model.top_k)
 
     def decode_attention(self, batch: np.ndarray, kv_tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of *batch* decoding requests with *kv_tokens* of context in all."""
@@ -94,28 +130,9 @@ class Operators:
             self._model.dtype.activations, "attention_prefill", q_len=q, kv_len=kv, batch=1, heads_q=heads,
             heads_kv=kv_heads, head_dim=qk_dim, head_dim_v=v_dim)
 
-    def gate(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of the gate: norm, projection, choice of experts, permutation."""
-        model = self._model
-        return self.norms(tokens) + self._time(
-            model.dtype.activations, "gate", tokens=tokens, hidden=model.hidden, experts=model.n_experts,
-            top_k=model.top_k)
-
     def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
         """Return the seconds of the experts of one device, from the true tokens of each ([..., experts])."""
         model = self._model
         return self._time(
             model.dtype.experts, "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden, inter=model.moe.ffn,
             matrices=3 if model.gated_ffn else 2)
-
-    def shared(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of the shared experts, whole on every device."""
-        return self.gemms(self._model.shared_gemms(1), tokens)
-
-    def dense(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of the feed-forward of a layer without experts."""
-        return self.gemms(self._model.dense_gemms(self._tp), tokens) + self.norms(tokens)
-
-    def head(self, samples: np.ndarray) -> np.ndarray:
-        """Return the seconds of the output head for *samples* new tokens."""
-        return self.gemms((self._model.head_gemm(self._tp),), samples)

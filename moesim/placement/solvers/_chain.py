@@ -129,8 +129,8 @@ def descend(chain: Chain, improve: Improve, restarts: int, rng: np.random.Genera
 def search(chain: Chain, devices: np.ndarray, perturbations: int, rng: np.random.Generator) -> np.ndarray:
     """Return *devices* after an iterated local search: disturb a few layers, settle, keep what is not worse.
 
-    In turn the experts of one to three neighbouring layers are shuffled, and two devices change names in a run
-    of layers (which only the ends of the run notice). Settling is by exchanges: as good as exact assignment in
+    In turn the experts of one to three neighbouring layers are shuffled, and two devices, or two nodes, change
+    names in a run of layers (which only the ends of the run notice). Settling is by exchanges: as good as exact assignment in
     the end, and several times as fast.
     """
     terms = chain.all_terms(devices)
@@ -156,11 +156,12 @@ def _shuffle(chain: Chain, devices: np.ndarray, rng: np.random.Generator) -> tup
 
 
 def _rename(chain: Chain, devices: np.ndarray, rng: np.random.Generator) -> tuple[range, list[int]]:
-    n_devices = len(chain.distance)
-    names = np.arange(n_devices)
-    if n_devices > 1:
-        pair = rng.choice(n_devices, 2, replace=False)
-        names[pair] = pair[::-1]
+    group_of = chain.levels[int(rng.integers(len(chain.levels)))][0]
+    names = np.arange(len(group_of))
+    n_groups = int(group_of.max()) + 1
+    if n_groups > 1:
+        first, second = (np.flatnonzero(group_of == g) for g in rng.choice(n_groups, 2, replace=False))
+        names[first], names[second] = second, first
     start, stop = np.sort(rng.choice(chain.n_layers + 1, 2, replace=False)).tolist()
     devices[start:stop] = names[devices[start:stop]]
     return range(start, stop), [n for n in (start - 1, start, stop - 1, stop) if 0 <= n < chain.n_layers]

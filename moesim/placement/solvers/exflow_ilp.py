@@ -102,9 +102,8 @@ class _Model:
                 apart = self._add_apart(f"y{number}_{layer}", layer, np.argwhere(flows > 0), group_of)
                 cost += [(y, weight * float(flows[i, j])) for (i, j), y in apart.items()]
         self.program.setObjective(pulp.LpAffineExpression(cost))
-        # Whole costs: an objective less than one above the bound is proved optimal.
-        whole = all(float(weight).is_integer() for _, weight in problem.levels)
-        self.step = 0.999 if whole else 0.0
+        # With whole costs an objective less than one above the bound is proved optimal.
+        self.step = 0.999 if all(value.is_integer() for _, value in cost) else 0.0
 
     def _place_experts(self) -> None:
         pulp, problem = self.pulp, self.problem
