@@ -133,7 +133,7 @@ def _metrics(classes: list[str]) -> dict:
     """Return column -> metric of the table."""
     same = ("throughput_tok_per_s", "tpot_mean_s", "tpot_p99_s", "ttft_mean_s", "ttft_p99_s", "energy_per_token_j")
     return ({name: name for name in same}
-            | {"kv_peak_bytes": "kv_peak_bytes_max"}
+            | {"step_load_max_over_mean": "load_max_over_mean", "kv_peak_bytes": "kv_peak_bytes_max"}
             | {f"bytes_{name}": f"bytes_{name}" for name in classes}
             | {f"between_nodes_{phase}_bytes": partial(_between_nodes, phase)
                for phase in ("dispatch", "combine", "context")})

@@ -28,6 +28,7 @@ SHOWN: dict[str, tuple[str, float, str]] = {
     "cross_node_top1": ("cross node (%)", 0.01, ".1f"),
     "fanout": ("fan-out", 1, ".2f"),
     "load_max_over_mean": ("load max/mean", 1, ".2f"),
+    "step_load_max_over_mean": ("in a step", 1, ".2f"),
     "bytes_scale_up_out": ("scale-up (GB)", 1e9, ".1f"),
     "bytes_nic_out": ("NIC (GB)", 1e9, ".1f"),
     "bytes_leaf_up": ("leaf-spine (GB)", 1e9, ".1f"),
@@ -37,9 +38,9 @@ READING = (
     "*cross top-1*: share of the steps from layer to layer at which a token's first choice is on another device, on "
     "requests that solvers did not see, and on the profile that they saw; *all*: over all pairs of its choices. "
     "*cross node*: the first, between nodes. *fan-out*: devices that a token's experts of a layer are on. *load "
-    "max/mean*: the busiest device over the mean, mean over layers. Bytes are those of the whole run on all links of a "
-    "class in one direction. *KV peak*: keys and values on the fullest device. `joint x`: x is what balance is worth "
-    "against transitions.")
+    "max/mean*: the busiest device over the mean, mean over layers; *in a step*: mean over the steps of the run, each with "
+    "its own busiest devices. Bytes are those of the whole run on all links of a class in one direction. *KV peak*: keys "
+    "and values on the fullest device. `joint x`: x is what balance is worth against transitions.")
 
 CAPTIONS = {
     "pareto": "What balance costs: in transitions, and in the bytes that each mode sends between nodes. Grey line: the "

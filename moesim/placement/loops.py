@@ -123,7 +123,7 @@ def swap_until_stuck(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> 
             gain[d, s] = cost[s, d] - cost[s, device[s]]
     made = idle = a = 0
     while idle < n_slots:
-        p, worst = device[a], sums.argmax()
+        p, worst = device[a], int(sums.argmax())
         second = 0.0  # no exchange brings the highest sum below the second highest, nor down at all without worst
         for d in range(n_devices):
             if d != worst:

@@ -73,6 +73,14 @@ class StepCost:
         """Return a step in which nothing happens."""
         return cls(np.zeros((n_layers + 1, len(PHASES), n_devices)), np.zeros((n_layers + 1, len(PHASES)), bool), {})
 
+    def clear(self) -> StepCost:
+        """Forget everything; return this step, empty again (large arrays are reused from step to step)."""
+        self.seconds.fill(0.0)
+        self.present.fill(False)
+        self.link_bytes = {}
+        self.load_max_over_mean = 1.0
+        return self
+
     def put(self, phase: str, layers: np.ndarray | slice | int, seconds: np.ndarray | float) -> None:
         """Set the *seconds* of *phase* in *layers* ([layers, devices], or what broadcasts to it)."""
         self.seconds[layers, INDEX[phase]] = seconds

@@ -35,8 +35,8 @@ class EventClock:
             self._env.run(until=time_s)
 
     def run(self, cost: StepCost) -> np.ndarray:
-        """Run one step; return the start of every phase, float64 [layers + 1, PHASES, devices] (NaN where absent)."""
-        start = np.full_like(cost.seconds, np.nan)
+        """Run one step; return the start of every phase, as ``StepClock.run`` does."""
+        start = np.empty_like(cost.seconds)
         step = _Step(cost, start, self)
         devices = range(len(self._processors))
         self._env.run(until=self._env.all_of([self._env.process(self._device(d, step)) for d in devices]))

@@ -36,12 +36,10 @@ class _Common:
         self.moe = np.array(self.model.moe_layer_indices)
         self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
         self.token_bytes = self.model.activation_bytes_per_token
+        self._cost = StepCost.empty(self.model.layers, self.n_devices)
         shape = (len(self.moe), self.n_devices)
         self._tokens = np.zeros((*shape, self.slots.n_slots), np.int32)
         self._copies, self._returns = np.zeros((2, *shape, self.n_devices), np.int32)
-
-    def _cost(self) -> StepCost:
-        return StepCost.empty(self.model.layers, self.n_devices)
 
     def _counters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return zeros to count in: tokens [M, D, S], copies and returns [M, D, D]; the next call reuses them."""
@@ -70,8 +68,8 @@ class DispatchCombine(_Common):
     """Tokens return home after every layer."""
 
     def step(self, batch: Batch) -> StepCost:
-        """Return the cost of *batch*."""
-        cost = self._cost()
+        """Return the cost of *batch*; the next call reuses it."""
+        cost = self._cost.clear()
         home = batch.home(self.tp)
         self._attention(cost, batch)
         self._experts(cost, np.concatenate([batch.prefill_rows, batch.decode_rows]), home)
@@ -133,8 +131,8 @@ class ContextCoherent(_Common):
         self._segment = np.searchsorted(self.moe, np.arange(self.model.layers))  # exchanges before each layer
 
     def step(self, batch: Batch) -> StepCost:
-        """Return the cost of *batch*."""
-        cost = self._cost()
+        """Return the cost of *batch*; the next call reuses it."""
+        cost = self._cost.clear()
         self._location[batch.prefill] = batch.prefill_group
         where = np.empty((len(batch.decode), len(self.moe) + 1), np.int32)
         where[:, 0] = self._location[batch.decode]

@@ -19,18 +19,23 @@ class StepClock:
         self.now = 0.0
         self._ready = np.zeros(n_devices)
         self._tp = tp
+        self._start = np.empty(0)
 
     def wait_until(self, time_s: float) -> None:
         """Let time pass to *time_s*."""
         self.now = max(self.now, time_s)
 
     def run(self, cost: StepCost) -> np.ndarray:
-        """Run one step; return the start of every phase, float64 [layers + 1, PHASES, devices] (NaN where absent)."""
+        """Run one step; return the start of every phase, float64 [layers + 1, PHASES, devices].
+
+        Undefined where the phase is absent; the next call reuses it.
+        """
+        if self._start.shape != cost.seconds.shape:
+            self._start = np.empty_like(cost.seconds)
         self._ready[:] = self.now
-        start = np.full_like(cost.seconds, np.nan)
-        _advance(cost.seconds, cost.present, SYNC, self._tp, self._ready, start)
+        _advance(cost.seconds, cost.present, SYNC, self._tp, self._ready, self._start)
         self.now = float(self._ready.max())
-        return start
+        return self._start
 
 
 @njit(cache=True)

@@ -46,7 +46,8 @@ def table(out: Path) -> pd.DataFrame:
 def test_one_row_per_placement_and_mode_with_all_that_was_asked_for(table: pd.DataFrame) -> None:
     assert table[["placement", "mode"]].to_numpy().tolist() == [[p, m] for m in points.MODES for p in QUICK]
     wanted = {"throughput_tok_per_s", "tpot_mean_s", "ttft_mean_s", "cross_top1", "cross_all", "cross_top1_profile",
-              "cross_all_profile", "cross_node_top1", "fanout", "load_max_over_mean", "bytes_scale_up_out",
+              "cross_all_profile", "cross_node_top1", "fanout", "load_max_over_mean", "step_load_max_over_mean",
+              "bytes_scale_up_out",
               "bytes_scale_up_in", "bytes_nic_out", "bytes_nic_in", "bytes_leaf_up", "bytes_leaf_down"}
     assert wanted <= set(table) and not table.isna().any().any()
     assert table[["cross_top1", "cross_all"]].to_numpy().max() <= 1 and (table["fanout"] >= 1).all()

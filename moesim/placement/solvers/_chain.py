@@ -130,8 +130,8 @@ def search(chain: Chain, devices: np.ndarray, perturbations: int, rng: np.random
     """Return *devices* after an iterated local search: disturb a few layers, settle, keep what is not worse.
 
     In turn the experts of one to three neighbouring layers are shuffled, and two devices, or two nodes, change
-    names in a run of layers (which only the ends of the run notice). Settling is by exchanges: as good as exact assignment in
-    the end, and several times as fast.
+    names in a run of layers (which only the ends of the run notice). Settling is by exchanges: as good as exact
+    assignment in the end, and several times as fast.
     """
     terms = chain.all_terms(devices)
     for turn in range(perturbations):
@@ -139,7 +139,7 @@ def search(chain: Chain, devices: np.ndarray, perturbations: int, rng: np.random
         disturbed, uneasy = (_shuffle, _rename)[turn % 2](chain, trial, rng)
         touched = settle(chain, trial, uneasy, swap) | set(disturbed)
         trial_terms = terms.copy()
-        for layer in {n for layer in touched for n in (layer - 1, layer) if n >= 0}:
+        for layer in {n for t in touched for n in (t - 1, t) if n >= 0}:
             trial_terms[layer] = chain.terms(trial, layer)
         if trial_terms.sum() <= terms.sum():
             devices, terms = trial, trial_terms

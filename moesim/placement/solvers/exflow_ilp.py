@@ -97,10 +97,11 @@ class _Model:
         self.values: dict[str, float] = {}  # of every variable, at the start
         self._place_experts()
         cost: list[tuple[Any, float]] = []
+        self.unit = problem.levels[0][1]  # costs are counted in crossings of the lowest level: mostly whole numbers
         for number, (group_of, weight) in enumerate(problem.levels):
             for layer, flows in enumerate(transitions):
                 apart = self._add_apart(f"y{number}_{layer}", layer, np.argwhere(flows > 0), group_of)
-                cost += [(y, weight * float(flows[i, j])) for (i, j), y in apart.items()]
+                cost += [(y, round(weight / self.unit, 9) * float(flows[i, j])) for (i, j), y in apart.items()]
         self.program.setObjective(pulp.LpAffineExpression(cost))
         # With whole costs an objective less than one above the bound is proved optimal.
         self.step = 0.999 if all(value.is_integer() for _, value in cost) else 0.0
@@ -164,7 +165,8 @@ class _Model:
             raise RuntimeError("the integer program has no solution, yet its start is one: a bug in exflow_ilp")
         device_of = self.start if status == pulp.LpSolutionNoSolutionFound else self._device_of()
         proved = status == pulp.LpSolutionOptimal
-        return _Outcome(device_of, max(float(info.mip_dual_bound), 0.0), proved, self.program.numConstraints())
+        bound = max(float(info.mip_dual_bound), 0.0) * self.unit
+        return _Outcome(device_of, bound, proved, self.program.numConstraints())
 
     def _device_of(self) -> np.ndarray:
         value = np.array([[[v.value() for v in row] for row in rows] for rows in self.x])
