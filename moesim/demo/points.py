@@ -27,7 +27,7 @@ Solver = str | dict[str, Any]  # as a scenario gives it
 # Name -> solver. The number after joint is its parameter balance: how much an even load is worth against transitions.
 SOLVERS: dict[str, Solver] = {
     BASELINE: "linear", "random": "random", "lpt": "lpt", AFFINITY: {"name": "affinity_sweep"},
-    "joint 0.1": {"name": "joint", "balance": 0.1}, "joint 0.3": {"name": "joint", "balance": 0.3},
+    "joint 0.01": {"name": "joint", "balance": 0.01}, "joint 0.1": {"name": "joint", "balance": 0.1},
     "joint 1": {"name": "joint", "balance": 1.0}}
 
 TIMELINE = ("detail=events", "span_steps=-1", "requests.output_tokens=4")  # one request per user: a few steps

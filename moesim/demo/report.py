@@ -38,9 +38,9 @@ READING = (
     "*cross top-1*: share of the steps from layer to layer at which a token's first choice is on another device, on "
     "requests that solvers did not see, and on the profile that they saw; *all*: over all pairs of its choices. "
     "*cross node*: the first, between nodes. *fan-out*: devices that a token's experts of a layer are on. *load "
-    "max/mean*: the busiest device over the mean, mean over layers; *in a step*: mean over the steps of the run, each with "
-    "its own busiest devices. Bytes are those of the whole run on all links of a class in one direction. *KV peak*: keys "
-    "and values on the fullest device. `joint x`: x is what balance is worth against transitions.")
+    "max/mean*: the busiest device over the mean, mean over layers; *in a step*: mean over the steps of the run, each "
+    "with its own busiest devices. Bytes are those of the whole run on all links of a class in one direction. *KV "
+    "peak*: keys and values on the fullest device. `joint x`: x is what balance is worth against transitions.")
 
 CAPTIONS = {
     "pareto": "What balance costs: in transitions, and in the bytes that each mode sends between nodes. Grey line: the "

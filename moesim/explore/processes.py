@@ -8,10 +8,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,13 +55,13 @@ def _until_one_dies(function: Callable[[T], R], queue: deque[T], workers: int
                     ) -> Generator[tuple[T, R], None, list[T]]:
     """Yield tasks of *queue* with their answers; return those in flight when a process died, or none at the end."""
     others = set(multiprocessing.active_children())
-    flying: dict = {}
+    flying: dict[Future[R], T] = {}
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_settle)
     try:
         _start(pool)
         while queue or flying:
             while queue and len(flying) <= workers:  # one more than runs, so that no process waits for the next
-                future = pool.submit(function, queue[0])
+                future = _submit(pool, function, queue[0])
                 flying[future] = queue.popleft()
             for future in wait(flying, return_when=FIRST_COMPLETED).done:
                 answer = future.result()
@@ -79,25 +78,21 @@ def _until_one_dies(function: Callable[[T], R], queue: deque[T], workers: int
 
 
 def _start(pool: ProcessPoolExecutor) -> None:
-    with _interrupts_held():
-        first = pool.submit(os.getpid)  # starts all processes
     try:
-        first.result()
+        _submit(pool, os.getpid).result()
     except BrokenProcessPool:
         raise RuntimeError("the worker processes could not start; a script that calls sweep must do so under "
                            "`if __name__ == \"__main__\":`, for every worker imports it; or pass a "
                            "ThreadPoolExecutor") from None
 
 
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while the block runs; processes that it starts never see one, not even while they load."""
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., R], *arguments: Any) -> Future[R]:
+    """Submit to *pool*; a process that this starts never sees Ctrl-C, not even while it loads."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return pool.submit(function, *arguments)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # held back here, inherited by new processes
     try:
-        yield
+        return pool.submit(function, *arguments)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

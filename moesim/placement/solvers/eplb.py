@@ -2,9 +2,9 @@
 
 >>> import numpy as np
 >>> from moesim.placement.objective import Problem, Profile
->>> profile = Profile(np.array([[9, 3, 2, 1]]), 15, lambda top1: np.zeros((0, 4, 4), dtype=int))
->>> Eplb(redundant=2).solve(profile, Problem(n_experts=4, n_devices=3), seed=0).replicas[0, 0].tolist()
-[True, True, True]
+>>> profile = Profile(np.array([[6, 2, 1]]), 9, lambda top1: np.zeros((0, 3, 3), dtype=int))
+>>> Eplb(redundant=1).solve(profile, Problem(n_experts=3, n_devices=2), seed=0).replicas[0].astype(int).tolist()
+[[1, 1], [1, 0], [0, 1]]
 """
 
 from __future__ import annotations
