@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from moesim.document import ConfigError, Document, KeyPath, Problem, dotted, read
 from moesim.registry import suggest
@@ -215,7 +216,10 @@ def _override(document: Document, text: str) -> None:
         if not isinstance(data, dict):
             document.problems.append(Problem(None, dotted(keys[: i + 1]), f"override {text!r}: not a mapping"))
             return
-    data[keys[-1]] = YAML(typ="safe", pure=True).load(value)
+    try:
+        data[keys[-1]] = YAML(typ="safe", pure=True).load(value)
+    except YAMLError:
+        document.problems.append(Problem(None, dotted(keys), f"override {text!r}: {value!r} is not valid YAML"))
     document.marks = {p: place for p, place in document.marks.items() if p[: len(keys)] != keys}
     document.marks[keys] = (f"override {text}", 0)  # no line
 
@@ -236,11 +240,18 @@ def validate(cls: type[T], document: Document) -> T:
     return spec
 
 
+def _holds(data: Any, path: KeyPath, step: Any) -> bool:
+    """Return whether what stands at *path* of *data* has the key or index *step*."""
+    for key in path:
+        data = data[key]
+    return step in data if isinstance(data, dict) else isinstance(data, list) and step in range(len(data))
+
+
 def _problem(error: Any, document: Document) -> Problem:
     path: KeyPath = ()
     loc = error["loc"]
     for i, step in enumerate(loc):  # pydantic adds the tags of unions to the path: they are not in the text
         last = i == len(loc) - 1 and error["type"] in ("missing", "unknown_key")
-        if (*path, step) in document.marks or last or error["type"] == "fact":
+        if last or error["type"] == "fact" or _holds(document.data, path, step):
             path = (*path, step)
     return Problem(document.place(path), dotted(path), error["msg"].removeprefix("Value error, "))

@@ -10,6 +10,10 @@ import pandas as pd
 # Phases in which the processor works; in the others the device communicates.
 COMPUTE = ("attention", "gate", "shared", "experts", "dense", "head")
 
+# What ``summary`` returns.
+SUMMARY_KEYS = (*(f"{time}_{point}_s" for time in ("ttft", "tpot", "e2e") for point in ("mean", "p50", "p90", "p99")),
+                "throughput_tok_per_s", "makespan_s", "energy_j")
+
 
 def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -> dict[str, float]:
     """Return latency percentiles, throughput, makespan and energy (keys: design section 11).
@@ -18,10 +22,10 @@ def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -
     makespan, which runs from time 0 to the last finish.
     """
     numbers: dict[str, float] = {}
-    for metric, points in (("ttft", (50, 90, 99)), ("tpot", (50, 90, 99)), ("e2e", (50, 90, 99))):
+    for metric in ("ttft", "tpot", "e2e"):
         values = requests[f"{metric}_s"].dropna().to_numpy()
         numbers[f"{metric}_mean_s"] = float(values.mean()) if len(values) else float("nan")
-        for point in points:
+        for point in (50, 90, 99):
             numbers[f"{metric}_p{point}_s"] = float(np.percentile(values, point)) if len(values) else float("nan")
     makespan = float(requests["finish_s"].max())
     numbers["throughput_tok_per_s"] = float(requests["output_tokens"].sum() / makespan)

@@ -166,4 +166,6 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
 def override(scenario: Scenario, overrides: Iterable[str]) -> Scenario:
     """Return a copy of *scenario* with *overrides* applied and everything checked again. Raises ``ConfigError``."""
     document = config.Document(scenario.dump())
+    if scenario._document is not None:
+        document.folder = scenario._document.folder
     return config.build(Scenario, document, overrides)

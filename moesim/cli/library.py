@@ -30,10 +30,13 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.exists():
         return path
-    named = {stem: file for kind in FOLDERS for stem, file in files(kind).items()}
-    if name in named:
-        return named[name]
-    known = [path.name for path in path.parent.iterdir()] if path.parent.is_dir() and path.suffix else list(named)
+    named = [(stem, file) for kind in FOLDERS for stem, file in files(kind).items()]
+    found = [file for stem, file in named if stem == name]
+    if len(found) > 1:
+        raise ValueError(f"{name}: several files have this name; give the path of one: {', '.join(map(str, found))}")
+    if found:
+        return found[0]
+    known = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() and path.suffix else [n for n, _ in named]
     raise ValueError(f"{name}: no such file, and nothing of that name in the library{suggest(path.name, known)}")
 
 

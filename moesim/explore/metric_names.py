@@ -18,11 +18,6 @@ from moesim.sim.inputs import Inputs
 Metric = Callable[[Result], float]
 Wanted = dict[str, str | Metric]  # column -> a name of this module, or a function
 
-# The keys of Result.summary().
-SUMMARY = (*(f"{time}_{point}_s" for time in ("ttft", "tpot", "e2e") for point in ("mean", "p50", "p90", "p99")),
-           "throughput_tok_per_s", "makespan_s", "energy_j")
-
-
 def load_max_over_mean(result: Result) -> float:
     """Return the load imbalance of experts between devices, mean over steps."""
     return float(result.steps["load_max_over_mean"].mean())
@@ -78,7 +73,7 @@ PLACEMENT = {"cross_top1": "cross_top1", "cross_all": "cross_all", "fanout": "fa
 def metric_names() -> dict[str, str]:
     """Return what each name means; ``bytes_<link class>`` and ``share_<phase>`` stand for one metric of each."""
     described = {name: (metric.__doc__ or "").splitlines()[0] for name, metric in METRICS.items()}
-    return (dict.fromkeys(SUMMARY, "See Result.summary.") | described
+    return (dict.fromkeys(metrics.SUMMARY_KEYS, "See Result.summary.") | described
             | {name: f"See placement.evaluate: {key}, of the simulated requests." for name, key in PLACEMENT.items()}
             | {"bytes_<link class>": "Return the bytes carried by all links of a class.",
                "share_<phase>": "Return the share of a phase in the time of all steps."})
@@ -138,6 +133,6 @@ def _column(metric: str | Metric) -> str:
 
 
 def _check(name: str) -> None:
-    known = [*SUMMARY, *METRICS, *PLACEMENT]
+    known = [*metrics.SUMMARY_KEYS, *METRICS, *PLACEMENT]
     if name not in known and not name.startswith(tuple(FAMILIES)):
         raise ValueError(f"unknown metric {name!r}{suggest(name, [*known, 'bytes_<link class>', 'share_<phase>'])}")

@@ -164,6 +164,14 @@ def test_show_trace_and_unknown(trace: str) -> None:
                               "did you mean 'mixtral-8x7b'?\n")
 
 
+def test_show_does_not_guess_between_files_of_one_name(repo: Path) -> None:
+    done = call("show", "reference-moe")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"reference-moe: several files have this name; give the path of one: {repo}/workloads/models/"
+        f"reference-moe.yaml, {repo}/workloads/traces/reference-moe.parquet\n")
+
+
 def test_list() -> None:
     everything = call("list")
     assert everything.exit_code == 0, everything.stderr

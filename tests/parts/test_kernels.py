@@ -22,7 +22,7 @@ from moesim.kernels.tiles import loops, overlapped
 RATES = Rates(flop_per_s=989.4e12, bandwidth=4.8e12, multiprocessors=132, weight_bytes=2.0, value_bytes=2.0)  # H200
 SHAPES: dict[str, dict[str, Any]] = {
     "gemm": {"m": 64, "n": 4096, "k": 2048},
-    "moe": {"tokens_per_expert": [8, 0, 3, 1], "hidden": 2048, "inter": 768},
+    "moe": {"tokens_per_expert": [8, 0, 3, 1, 0, 0, 2, 1], "hidden": 2048, "inter": 768},
     "attention_prefill": {"batch": 2, "q_len": 512, "kv_len": 700, "heads_q": 32, "heads_kv": 4, "head_dim": 128},
     "attention_decode": {"batch": 8, "kv_len": 1000.5, "heads_q": 32, "heads_kv": 4, "head_dim": 128},
     "elementwise": {"bytes": 1e6},

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moesim.config import ConfigError, load, read_text, validate
+from moesim.config import ConfigError, load, validate
+from moesim.document import read_text
 from moesim.layers import layer_indices
 from moesim.model import DTYPE_BYTES, ModelSpec
 

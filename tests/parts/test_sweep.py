@@ -16,7 +16,7 @@ from pandas.testing import assert_frame_equal
 import moesim
 from moesim.explore import grid, load_sweep, measure, metric_names
 from moesim.explore.grid import columns, overrides
-from moesim.explore.metric_names import PLACEMENT, SUMMARY
+from moesim.explore.metric_names import PLACEMENT
 from moesim.result import Result
 from moesim.scenario import Scenario
 
@@ -168,7 +168,7 @@ def test_wrong_metrics_are_told_before_anything_runs(tiny: Scenario, metrics: An
 def test_metrics_by_name(tiny: Scenario) -> None:
     result = moesim.simulate(tiny)
     numbers = measure(result)
-    assert tuple(result.summary()) == SUMMARY
+    assert tuple(result.summary()) == moesim.metrics.SUMMARY_KEYS
     assert numbers["steps"] == len(result.steps)
     assert numbers["expert_bytes_max"] == 4 * tiny.model.expert_bytes  # 2 layers x 4 experts on 2 devices
     assert sum(v for k, v in numbers.items() if k.startswith("share_")) == pytest.approx(1)

@@ -28,7 +28,7 @@ from moesim.registry import part
 # gate is a product: measured where products are.
 DOMAIN: dict[str, dict[str, tuple[float, float]]] = {
     "gemm": {"m": (1, 32768), "n": (32, 65536), "k": (32, 65536)},
-    "moe": {"tokens": (1, 16384 * 22), "experts": (1, 512), "hidden": (2048, 6144), "inter": (16, 16384)},
+    "moe": {"tokens": (1, 16384 * 22), "experts": (8, 512), "hidden": (2048, 6144), "inter": (16, 16384)},
     "attention_prefill": {"batch": (1, 256), "q_len": (1, 16384), "kv_len": (1, 16384), "heads_q": (1, 96),
                           "heads_kv": (1, 64), "head_dim": (64, 256), "head_dim_v": (64, 256)},
     "attention_decode": {"batch": (1, 2048), "kv_len": (2, 131072), "heads_q": (1, 96), "heads_kv": (1, 8),

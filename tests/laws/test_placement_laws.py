@@ -1,0 +1,196 @@
+"""What holds for every placement and every solver."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moesim import registry
+from moesim.placement import Placement, Problem, Profile, evaluate, loops, solve
+from moesim.placement.objective import transition_cost
+from moesim.placement.solvers.exflow_ilp import canonical
+from moesim.trace import RoutingTrace
+
+SOLVERS = registry.names("solver")
+QUICK = settings(deadline=None, max_examples=25)
+FEW = settings(deadline=None, max_examples=8)
+
+
+@st.composite
+def traces(draw: st.DrawFn, layers: tuple[int, int] = (1, 4), experts: tuple[int, int] = (1, 8)) -> RoutingTrace:
+    n_layers, n_experts = draw(st.integers(*layers)), draw(st.integers(*experts))
+    top_k = draw(st.integers(1, min(3, n_experts)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    popularity = 2 * rng.normal(size=(n_layers, n_experts))
+    score = rng.gumbel(size=(draw(st.integers(1, 60)), n_layers, n_experts)) + popularity
+    return RoutingTrace.from_arrays(np.argsort(-score, axis=2)[:, :, :top_k], n_experts, top_k)
+
+
+@st.composite
+def placements(draw: st.DrawFn, trace: RoutingTrace, replicated: bool = False) -> Placement:
+    n_devices = draw(st.integers(1, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    device_of = rng.integers(0, n_devices, (trace.n_layers, trace.n_experts))
+    replicas = Placement.from_device_of(device_of, n_devices).replicas
+    return Placement(replicas | (rng.random(replicas.shape) < 0.3) if replicated else replicas)
+
+
+@QUICK
+@given(st.data())
+def test_evaluate_has_a_numpy_twin(data: st.DataObject) -> None:
+    trace = data.draw(traces())
+    placement = data.draw(placements(trace, replicated=data.draw(st.booleans())))
+    group_of = np.arange(placement.n_devices) // data.draw(st.integers(1, 3))
+    args = (trace.experts, trace.top_k, placement.replicas, placement.device_of, group_of)
+    assert np.array_equal(loops.route(*args), loops.route_numpy(*args))
+
+
+@QUICK
+@given(st.data())
+def test_cross_fractions_are_transition_costs_and_fractions(data: st.DataObject) -> None:
+    """A second way to the same number: from the counted transitions instead of the tokens."""
+    trace = data.draw(traces(layers=(2, 4)))
+    placement = data.draw(placements(trace))
+    values = evaluate(placement, trace)
+    apart = 1 - np.eye(placement.n_devices)
+    for name, top1 in (("cross_top1", True), ("cross_all", False)):
+        assert values[name] == pytest.approx(transition_cost(trace.transitions(top1), placement.device_of, apart))
+        assert 0 <= values[name] <= 1
+    assert 1 <= values["fanout"] <= min(trace.top_k, placement.n_devices)
+    assert 1 <= values["load_max_over_mean"] <= placement.n_devices
+
+
+@QUICK
+@given(st.data())
+def test_renaming_devices_changes_nothing(data: st.DataObject) -> None:
+    trace = data.draw(traces())
+    placement = data.draw(placements(trace))
+    names = np.array(data.draw(st.permutations(range(placement.n_devices))))
+    renamed = Placement.from_device_of(names[placement.device_of], placement.n_devices)
+    np.testing.assert_allclose(evaluate(placement, trace), evaluate(renamed, trace), rtol=1e-12)
+
+
+@QUICK
+@given(st.data())
+def test_with_every_expert_everywhere_nothing_crosses_or_spreads(data: st.DataObject) -> None:
+    trace = data.draw(traces(layers=(2, 3)))
+    everywhere = Placement(np.ones((trace.n_layers, trace.n_experts, 3), dtype=bool))
+    assert evaluate(everywhere, trace).tolist() == pytest.approx([0, 0, 1, 1])
+
+
+@QUICK
+@given(st.data())
+def test_search_loops_have_numpy_twins(data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    n_devices, room = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+    n_slots = n_devices * room
+    cost, load = rng.integers(0, 9, (n_slots, n_devices)) / 8, rng.integers(0, 9, n_slots) / 8  # exact in binary
+    one = rng.permutation(np.arange(n_slots) % n_devices)
+    other = one.copy()
+    assert loops.swap_until_stuck(cost, load, one) == loops.swap_until_stuck_numpy(cost, load, other)
+    assert np.array_equal(one, other)
+    flows, sums, twin = rng.random((n_slots, n_slots)), np.zeros(cost.shape), np.zeros(cost.shape)
+    loops.add_by_device(flows, one, sums)
+    loops.add_by_device_numpy(flows, one, twin)
+    np.testing.assert_allclose(sums, twin, rtol=1e-12)
+    group_of, here, there = np.arange(n_devices) // 2, cost.copy(), cost.copy()
+    loops.add_apart(sums, group_of, 0.5, here)
+    loops.add_apart_numpy(sums, group_of, 0.5, there)
+    np.testing.assert_allclose(here, there, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@FEW
+@given(data=st.data())
+def test_every_solver_covers_experts_and_claims_the_truth(name: str, data: st.DataObject) -> None:
+    """Every expert once, capacity kept, and the reported objective is what ``evaluate`` finds on the same trace."""
+    trace = data.draw(traces(layers=(1, 3), experts=(2, 6)))
+    per_node, weight = data.draw(st.sampled_from([None, 1, 2])), data.draw(st.sampled_from([1.0, 2.5, 9.0]))
+    n_devices = (per_node or 1) * data.draw(st.integers(1, 2))
+    answer = solve(trace, n_devices, name, devices_per_node=per_node, inter_node_weight=weight)
+    assert (answer.replicas.sum(axis=2) == 1).all()
+    assert answer.counts().max() <= Problem(trace.n_experts, n_devices).capacity
+    values = evaluate(answer, trace, per_node or n_devices).fillna(0.0)  # one layer: nothing to cross
+    crossing = values["cross_top1"]
+    if per_node and n_devices > per_node:
+        crossing = values["cross_node_top1"] + (crossing - values["cross_node_top1"]) / weight
+    claims = {"nothing": None, "cross_top1": crossing, "load_max_over_mean": values["load_max_over_mean"],
+              "cross_top1 + 0.3 x load_max_over_mean": crossing + 0.3 * values["load_max_over_mean"]}
+    assert answer.info["objective"] == pytest.approx(claims[answer.info["minimises"]])
+
+
+def brute_force(transitions: np.ndarray) -> float:
+    """Return the least cross fraction of four experts on two devices by trying every equal split of every layer."""
+    splits = [np.array(s) for s in sorted(set(permutations([0, 0, 1, 1])))]
+    return min(transition_cost(transitions, np.array(choice), 1 - np.eye(2))
+               for choice in product(splits, repeat=len(transitions) + 1))
+
+
+@FEW
+@given(st.integers(1, 2), st.integers(0, 2**32 - 1))
+def test_ilp_equals_brute_force_and_bounds_the_others(steps: int, seed: int) -> None:
+    transitions = np.random.default_rng(seed).integers(0, 30, (steps, 4, 4))
+    profile = Profile(np.full((steps + 1, 4), 10), 40, lambda top1: transitions)
+    ilp, sweep = solve(profile, 2, "exflow_ilp"), solve(profile, 2, "affinity_sweep")
+    assert ilp.info["status"] == "optimal"
+    assert ilp.info["objective"] == pytest.approx(brute_force(transitions))
+    linear = transition_cost(transitions, solve(profile, 2, "linear").device_of, 1 - np.eye(2))
+    assert ilp.info["objective"] <= sweep.info["objective"] + 1e-12 <= linear + 2e-12
+
+
+@FEW
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(6, 3, None), (7, 3, None), (8, 4, 2)]))
+def test_ilp_sweep_linear_in_order_and_bound_below(seed: int, size: tuple[int, int, int | None]) -> None:
+    n_experts, n_devices, per_node = size
+    transitions = np.random.default_rng(seed).integers(0, 30, (1, n_experts, n_experts))
+    profile = Profile(np.full((2, n_experts), 10), 40, lambda top1: transitions)
+    problem = Problem(n_experts, n_devices, per_node)
+    ilp, sweep, linear = (solve(profile, n_devices, solver, devices_per_node=per_node) for solver in
+                          ({"name": "exflow_ilp", "time_limit": "2 s"}, "affinity_sweep", "linear"))
+    cost = [transition_cost(transitions, answer.device_of, problem.distance) for answer in (ilp, sweep, linear)]
+    assert ilp.info["bound"] <= cost[0] + 1e-9 and cost == sorted(cost)
+
+
+@QUICK
+@given(st.integers(1, 3), st.sampled_from([None, 1, 2, 4]), st.integers(0, 2**32 - 1))
+def test_canonical_names_keep_costs_and_break_the_symmetry(layers: int, per_node: int | None, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    problem = Problem(n_experts=8, n_devices=4, devices_per_node=per_node)
+    device_of = np.stack([rng.permutation(np.arange(8) % 4) for _ in range(layers + 1)])
+    transitions = rng.integers(0, 30, (layers, 8, 8))
+    renamed = canonical(device_of, problem)
+    assert transition_cost(transitions, renamed, problem.distance) == pytest.approx(
+        transition_cost(transitions, device_of, problem.distance))
+    assert renamed[0, 0] == 0 and (problem.n_nodes > 1 or (renamed[0] <= np.arange(8)).all())
+
+
+@pytest.mark.parametrize("n_devices", [2, 4, 8])
+def test_without_affinity_every_solver_crosses_as_often_as_chance(n_devices: int) -> None:
+    """Tokens follow a fixed path; shuffled within each layer only the (even) popularity is left: 1 - 1/D."""
+    n_experts, layers, tokens = 16, 5, 16000
+    rng = np.random.default_rng(0)
+    paths = np.stack([rng.permutation(n_experts) for _ in range(layers)], axis=1)
+    experts = np.tile(paths, (tokens // n_experts, 1))[:, :, None]
+    real = RoutingTrace.from_arrays(experts, n_experts, 1, request=np.arange(tokens) // 16)
+    mixed = RoutingTrace.from_arrays(rng.permuted(experts, axis=0), n_experts, 1, request=np.arange(tokens) // 16)
+    for name in ("linear", "random", "lpt", "affinity_sweep", "joint"):
+        answer = solve(mixed.profile(), n_devices, name, seed=1)
+        assert evaluate(answer, mixed.evaluation())["cross_top1"] == pytest.approx(1 - 1 / n_devices, abs=0.03), name
+    for name in ("affinity_sweep", "joint"):
+        assert evaluate(solve(real.profile(), n_devices, name), real.evaluation())["cross_top1"] < 0.05
+
+
+def test_balance_trades_crossing_for_load() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.gumbel(size=(3000, 6, 16)) + rng.normal(size=(6, 16))
+    for layer in range(1, 6):
+        score[:, layer] += 2 * rng.normal(size=(16, 16))[score[:, layer - 1].argmax(axis=1)]
+    trace = RoutingTrace.from_arrays(np.argsort(-score, axis=2)[:, :, :2], 16, 2)
+    rows = [evaluate(solve(trace, 4, "joint", balance=balance), trace) for balance in (0.0, 0.1, 10.0)]
+    crossing, load = ([row[name] for row in rows] for name in ("cross_top1", "load_max_over_mean"))
+    assert crossing == sorted(crossing) and load == sorted(load, reverse=True)
+    assert load[2] <= evaluate(solve(trace, 4, "lpt"), trace)["load_max_over_mean"] + 0.01
