@@ -20,12 +20,15 @@ class Result:
     """The tables of one simulation.
 
     ``requests``: request, group, arrival_s, first_token_s, finish_s, prompt_tokens, output_tokens, ttft_s, tpot_s (NaN
-    with a single output token), e2e_s. ``steps``: step, start_s, end_s, prefill_tokens, decode_tokens, running,
-    waiting, kv_tokens, load_max_over_mean (tokens per device, mean over layers), and per phase ``<phase>_s``, the mean
-    over devices; with ``wait_s`` they add up to the length of the step. ``spans``: step, layer (-1: after the last),
-    device, server, phase, start_s, end_s of the steps that the scenario asks for. ``links``: link, class, name, capacity_bytes_per_s, ``<phase>_bytes``, bytes,
-    utilisation. ``memory``: per device, bytes of weights, experts, KV capacity and peak. ``meta``: scenario, seed,
-    versions, what the routing is, placement, and ``warnings``.
+    with a single output token), e2e_s.
+    ``steps``: step, start_s, end_s, prefill_tokens, decode_tokens, running, waiting, kv_tokens, load_max_over_mean
+    (tokens per device, mean over layers), and per phase ``<phase>_s``, the mean over devices; with ``wait_s`` they add
+    up to the length of the step.
+    ``spans``: step, layer (-1: after the last), device, server, phase, start_s, end_s, of the steps that the scenario
+    asks for.
+    ``links``: link, class, name, capacity_bytes_per_s, latency_s, ``<phase>_bytes``, bytes, utilisation.
+    ``memory``: per device, bytes of weights, experts, KV capacity and KV peak.
+    ``meta``: scenario, seed, versions, where the routing is from, placement, and ``warnings``.
     """
 
     requests: pd.DataFrame

@@ -1,4 +1,4 @@
-"""The picture of the house (docs/background/architecture.md) is enforced: imports point down, tools stay in their rooms."""
+"""The picture of the house (docs/background/architecture.md): imports point down, tools stay in their rooms."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 def imports(file: Path) -> Iterator[tuple[str, int]]:
     """Yield the dotted name of every import in *file*, wherever it stands, except those for type checking alone."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    typing_only = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-                   for statement in node.body for inner in ast.walk(statement)}
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    typing_only = {id(inner) for node in guards for statement in node.body for inner in ast.walk(statement)}
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue

@@ -33,6 +33,6 @@ def test_scenario_loads(file: Path) -> None:
 
 def test_there_is_something_to_load() -> None:
     names = {f.stem for _, f in SPECS}
-    assert {"mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite", "deepseek-v3", "olmoe-1b-7b", "gpt-oss-20b", "gpt-oss-120b",
-            "a100-1x8", "h100-1x8", "h200-1x8", "h200-2x8", "h200-8x8"} <= names
+    assert {"mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite", "deepseek-v3", "olmoe-1b-7b", "gpt-oss-20b",
+            "gpt-oss-120b", "a100-1x8", "h100-1x8", "h200-1x8", "h200-2x8", "h200-8x8"} <= names
     assert SCENARIOS

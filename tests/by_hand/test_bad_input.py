@@ -54,16 +54,16 @@ MISTAKES = {
         ["{file}:{line+1}: not valid YAML: expected ',' or ']', but got ':'"]),
     "experts do not fit": (
         "capacity: 1 GB", "capacity: 100 kB",
-        ["{file}:{line_of hardware}: hardware: the weights do not fit: each of 2 devices needs 125.6 kB and has 90 kB (90% "
-         "of hbm), 35.57 kB too little; more devices, a larger parallelism.tp, narrower model.dtype.experts or a higher "
-         "memory_fraction would help"]),
+        ["{file}:{line_of hardware}: hardware: the weights do not fit: each of 2 devices needs 125.6 kB and has 90 kB "
+         "(90% of hbm), 35.57 kB too little; more devices, a larger parallelism.tp, narrower model.dtype.experts or a "
+         "higher memory_fraction would help"]),
     "tensor parallel over too many": (
         "name: tiny\n", "name: tiny\nparallelism: {tp: 3}\n",
         ["{file}:{line+1}: parallelism.tp: 3 does not divide the 2 devices of a node; use a divisor"]),
     "lengths twice": (
         "  scaled: true\n", "  scaled: true\n  join: paired\n",
-        ["{file}:{line_of requests}: requests.prompt_tokens: trace.join is paired: lengths are the trace's own; remove it",
-         "{file}:{line_of requests}: requests.output_tokens: trace.join is paired: lengths are the trace's own; remove it"]),
+        [f"{{file}}:{{line_of requests}}: requests.{which}_tokens: trace.join is paired: lengths are the trace's own; "
+         "remove it" for which in ("prompt", "output")]),
     "several mistakes at once": (
         "devices_per_node: 2\n  nodes: 1\n", "devices_per_node: 0\n  node: 1\n",
         ["{file}:{line_of hardware}: hardware.nodes: missing; add it",

@@ -2,7 +2,8 @@
 
 The machine is chosen so that arithmetic is easy: compute is free, memory moves 1 byte/s, so the seconds of an operator
 (roofline) are the bytes that it must move; links move 1 byte/s after a startup of 5 s. Values are bf16 (2 bytes), the
-hidden state has 2 values (4 bytes). Two requests, one per device, each with a prompt of one token and two output tokens.
+hidden state has 2 values (4 bytes). Two requests, one per device, each with a prompt of one token and two output
+tokens.
 Expert 0 is on device 0, expert 1 on device 1. Both prompt tokens choose expert 1; the decoded tokens choose 0 and 1.
 """
 
@@ -45,8 +46,8 @@ span_steps: -1
 
 # layer, device, server, phase, start, end
 DISPATCH_COMBINE = [
-    # Step 0, prompts. Attention: qkv [1,2]x[2,6] 2*(6+2)+2*12 = 40, out [1,2]x[2,2] 2*4+2*4 = 16, norm 4 values of 4 B =
-    # 16, attention of 1 on 1 token: query 2, key 2, value 2, output 2 values = 16.  Sum 88.
+    # Step 0, prompts. Attention: qkv [1,2]x[2,6] 2*(6+2)+2*12 = 40, out [1,2]x[2,2] 2*4+2*4 = 16, norm 4 values of
+    # 4 B = 16, attention of 1 on 1 token: query 2, key 2, value 2, output 2 values = 16.  Sum 88.
     (0, 0, 0, "processor", "attention", 0, 88),
     (0, 0, 1, "processor", "attention", 0, 88),
     # Gate: norm 16, weights 2x2 and token 2 + logits twice 2*2 + chosen 1 = 11 values = 22.  Sum 38.

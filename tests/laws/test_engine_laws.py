@@ -92,7 +92,8 @@ def test_no_server_does_two_things_at_once(variant: str) -> None:
 def test_twice_the_memory_bandwidth_halves_compute() -> None:
     """Roofline at unlimited FLOP/s: every operator is bound by bandwidth."""
     fast = ("kernels=roofline", "hardware.device.processor.peak.bf16=1000 PFLOP/s")
-    slow, quick = (moesim.simulate(tiny(*fast, f"hardware.device.processor.bandwidth={b}")) for b in ("1 GB/s", "2 GB/s"))
+    slow, quick = (moesim.simulate(tiny(*fast, f"hardware.device.processor.bandwidth={b}"))
+                   for b in ("1 GB/s", "2 GB/s"))
     for phase in ("attention", "gate", "experts", "head"):
         assert quick.steps[f"{phase}_s"].sum() == pytest.approx(slow.steps[f"{phase}_s"].sum() / 2, rel=1e-9)
 
@@ -106,8 +107,8 @@ def test_twice_the_link_bandwidth_halves_the_exchange() -> None:
 
 def test_more_concurrency_never_lowers_throughput() -> None:
     """Decode is bound by weights here: more requests per step share them."""
-    rates = [moesim.simulate(tiny(f"requests.concurrency={c}", "requests.prompt_tokens=8")).summary()["throughput_tok_per_s"]
-             for c in (1, 2, 4)]
+    runs = [moesim.simulate(tiny(f"requests.concurrency={c}", "requests.prompt_tokens=8")) for c in (1, 2, 4)]
+    rates = [run.summary()["throughput_tok_per_s"] for run in runs]
     assert rates == sorted(rates)
 
 
@@ -118,10 +119,12 @@ def _digest(result: moesim.Result) -> str:
 
 def test_the_same_in_every_process() -> None:
     """Another process, with another hash seed, computes the same bytes."""
-    program = ("import sys; sys.path.insert(0, sys.argv[1]); from test_engine_laws import _digest, tiny; import moesim; "
+    program = ("import sys; sys.path.insert(0, sys.argv[1]); import moesim; "
+               "from test_engine_laws import _digest, tiny; "
                "print(_digest(moesim.simulate(tiny('placement.solver=random'))))")
-    digests = {subprocess.run([sys.executable, "-c", program, str(Path(__file__).parent)], capture_output=True, text=True,
-                              check=True, env={"PYTHONHASHSEED": seed, "PATH": ""}).stdout for seed in ("1", "2")}
+    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    digests = {subprocess.run(command, capture_output=True, text=True, check=True,
+                              env={"PYTHONHASHSEED": seed, "PATH": ""}).stdout for seed in ("1", "2")}
     assert digests == {_digest(moesim.simulate(tiny("placement.solver=random"))) + "\n"}
 
 

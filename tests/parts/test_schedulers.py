@@ -21,7 +21,8 @@ def views(draw: st.DrawFn) -> QueueView:
     groups = draw(st.integers(1, 4))
     shared = draw(st.booleans())
     requests = np.array(draw(st.lists(st.integers(0, 3), min_size=groups, max_size=groups)))
-    free = np.array(draw(st.lists(st.integers(0, 200), min_size=1 if shared else groups, max_size=1 if shared else groups)))
+    pools = 1 if shared else groups
+    free = np.array(draw(st.lists(st.integers(0, 200), min_size=pools, max_size=pools)))
     return QueueView(numbers[cut[1]:], numbers[cut[0]:cut[1]], numbers[:cut[0]], prompt, prompt + 5, requests,
                      np.zeros(groups, int) if shared else np.arange(groups), free)
 

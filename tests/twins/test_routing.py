@@ -31,7 +31,9 @@ def replica(placement: Placement, layer: int, expert: int, here: int, per_node: 
     return int(near[0] if near else devices[turn % len(devices)])
 
 
-CASES = st.tuples(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 9), st.sampled_from([2, 4, 6]), st.integers(0, 5))
+# seed, layers, experts, devices, replicas beside the first
+CASES = st.tuples(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 9), st.sampled_from([2, 4, 6]),
+                  st.integers(0, 5))
 
 
 @given(CASES, st.booleans())
@@ -104,7 +106,8 @@ def test_owned(extra: int) -> None:
     _compare(placement, tokens, load)
 
 
-def _placed(rng: np.random.Generator, layers: int, experts: int, devices: int, extra: int) -> tuple[Placement, routing.SlotMap]:
+def _placed(rng: np.random.Generator, layers: int, experts: int, devices: int,
+            extra: int) -> tuple[Placement, routing.SlotMap]:
     placement = a_placement(rng, layers, experts, devices, extra)
     return placement, routing.SlotMap.of(placement)
 
