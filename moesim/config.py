@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    PlainSerializer,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
@@ -132,7 +133,13 @@ def _data_path(value: Any, info: ValidationInfo) -> Path:
     return find_file(str(value), (info.context or {}).get("folder", Path.cwd()))
 
 
-DataPath = Annotated[Path, BeforeValidator(_data_path)]
+def _portable(path: Path) -> str:
+    """Return *path* as another machine with the same library finds it."""
+    root = next((root for root in library_roots() if path.is_relative_to(root)), None)
+    return path.relative_to(root).as_posix() if root else str(path)
+
+
+DataPath = Annotated[Path, BeforeValidator(_data_path), PlainSerializer(_portable, return_type=str)]
 
 
 def load(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:

@@ -22,14 +22,17 @@ def print_rows(columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table on stdout; what is not a terminal gets every column in full."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
-    for name, right in zip(columns, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for i, (name, right) in enumerate(zip(columns, numeric, strict=True)):
+        whole = max((len(_text(row[0])) for row in rows), default=0) if i == 0 else None  # names stay in one piece
+        table.add_column(name, justify="right" if right else "left", overflow="fold", min_width=whole)
     for row in rows:
         table.add_row(*(_text(value) for value in row))
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = max(80, console.measure(table, options=console.options.update(max_width=100_000)).maximum)
-    console.print(table)
+    with console.capture() as printed:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:

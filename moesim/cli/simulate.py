@@ -18,8 +18,13 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for report, figures and 
     from moesim import demo as library
 
     with waiting("simulating"):
-        table = library.shown(library.run(out))
-    print_rows(list(map(str, table.columns)), table.to_numpy(object).tolist())
+        table = library.run(out)
+    print(library.QUESTION)
+    for mode, rows in table.groupby("mode", sort=False):
+        shown = library.shown(rows, library.BRIEF).drop(columns="mode")
+        print(f"\n{mode}")
+        print_rows(list(map(str, shown.columns)), shown.to_numpy(object).tolist())
+    print(f"\n{library.recommendation(table)}")
     message(f"report, figures and tables: {out}")
 
 

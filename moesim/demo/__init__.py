@@ -16,9 +16,10 @@ from ruamel.yaml import YAML
 import moesim
 from moesim import config
 from moesim.demo import figures, points, report
-from moesim.demo.report import shown
+from moesim.demo.answer import recommendation
+from moesim.demo.report import BRIEF, QUESTION, shown
 
-__all__ = ["SCENARIO", "run", "shown"]
+__all__ = ["BRIEF", "QUESTION", "SCENARIO", "recommendation", "run", "shown"]
 
 SCENARIO = "studies/01_placement/scenario.yaml"
 

@@ -17,7 +17,7 @@ def sentences(points: Points) -> list[str]:
     """Return the answer as paragraphs of Markdown."""
     table = points.table
     home, coherent = (_rows(table, mode) for mode in MODES)
-    return [_recommendation(table), _dispatch_combine(home), _context_coherent(coherent, home),
+    return [recommendation(table), _dispatch_combine(home), _context_coherent(coherent, home),
             _load(home, points.phases)]
 
 
@@ -36,7 +36,7 @@ def _rows(table: pd.DataFrame, mode: str) -> Rows:
     return {str(name): {str(c): float(v) for c, v in row.items()} for name, row in part.to_dict("index").items()}
 
 
-def _recommendation(table: pd.DataFrame) -> str:
+def recommendation(table: pd.DataFrame) -> str:
     name, mode = best(table)
     other = next(m for m in MODES if m != mode)
     rows, second = _rows(table, mode), fastest(table, other)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -31,7 +31,7 @@ SHOWN: dict[str, tuple[str, float, str]] = {
     "step_load_max_over_mean": ("in a step", 1, ".2f"),
     "bytes_scale_up_out": ("scale-up (GB)", 1e9, ".1f"),
     "bytes_nic_out": ("NIC (GB)", 1e9, ".1f"),
-    "bytes_leaf_up": ("leaf-spine (GB)", 1e9, ".1f"),
+    "bytes_leaf_up": ("spine (GB)", 1e9, ".1f"),
     "kv_peak_bytes": ("KV peak (GB)", 1e9, ".2f")}
 
 READING = (
@@ -53,11 +53,16 @@ CAPTIONS = {
     "affinity": "What the expert of one layer tells about the next: all that affinity placement has to work with."}
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the *table* of the demo as text for people, headings with units."""
+# What a terminal has room for; the report shows all.
+BRIEF = ("throughput_tok_per_s", "tpot_mean_s", "ttft_mean_s", "cross_top1", "fanout", "load_max_over_mean",
+         "bytes_scale_up_out", "bytes_nic_out", "bytes_leaf_up")
+
+
+def shown(table: pd.DataFrame, only: Collection[str] = tuple(SHOWN)) -> pd.DataFrame:
+    """Return the *table* of the demo as text for people, headings with units; of the numbers, *only* those columns."""
     columns = {name: table[name] for name in ("placement", "mode")}
     for column, (heading, divisor, form) in SHOWN.items():
-        if column in table:
+        if column in table and column in only:
             columns[heading] = pd.Series([format(v / divisor, form) for v in table[column]], index=table.index)
     return pd.DataFrame(columns)
 

@@ -152,7 +152,7 @@ def test_ilp_sweep_linear_in_order_and_bound_below(seed: int, size: tuple[int, i
     ilp, sweep, linear = (solve(profile, n_devices, solver, devices_per_node=per_node) for solver in
                           ({"name": "exflow_ilp", "time_limit": "2 s"}, "affinity_sweep", "linear"))
     cost = [transition_cost(transitions, answer.device_of, problem.distance) for answer in (ilp, sweep, linear)]
-    assert ilp.info["bound"] <= cost[0] + 1e-9 and cost == sorted(cost)
+    assert ilp.info["bound"] <= cost[0] + 1e-9 and (np.diff(cost) >= -1e-9).all(), cost
 
 
 @QUICK

@@ -61,13 +61,19 @@ def test_run_prints_data_on_stdout_and_notes_on_stderr(tiny: str, tmp_path: Path
 def test_demo_prints_the_table_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(out: Path) -> pd.DataFrame:
         assert out == tmp_path / "demo"
-        return pd.DataFrame({"placement": ["linear", "lpt"], "mode": "dispatch_combine", "throughput_tok_per_s": 2e4})
+        modes, placements = ("dispatch_combine", "context_coherent"), ("linear", "lpt")
+        rows = [(placement, mode) for mode in modes for placement in placements]
+        return pd.DataFrame(rows, columns=["placement", "mode"]).assign(
+            throughput_tok_per_s=[2e4, 3e4, 1e4, 1e4], tpot_mean_s=0.01, ttft_mean_s=0.1)
 
     monkeypatch.setattr("moesim.demo.run", run)
     done = call("demo", "--out", tmp_path / "demo")
     assert done.exit_code == 0, done.exception
-    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
-        ["linear", "dispatch_combine"], ["lpt", "dispatch_combine"]]
+    lines = [line.split() for line in done.stdout.splitlines() if line]
+    assert [line[:2] for line in lines[1:-1]] == [
+        ["dispatch_combine"], ["placement", "tokens/s"], ["linear", "20000"], ["lpt", "30000"],
+        ["context_coherent"], ["placement", "tokens/s"], ["linear", "10000"], ["lpt", "10000"]]
+    assert "`lpt`" in done.stdout.splitlines()[-1] and "+50.0%" in done.stdout.splitlines()[-1]
     assert done.stderr == f"report, figures and tables: {tmp_path}/demo\n"
 
 

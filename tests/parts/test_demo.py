@@ -121,7 +121,7 @@ def test_results_are_whole_and_the_scenario_loads(out: Path, table: pd.DataFrame
 
 def test_shown_is_text_with_units(table: pd.DataFrame) -> None:
     text = demo.shown(table)
-    wanted = {"TPOT (ms)", "cross top-1 (%)", "on profile (%)", "leaf-spine (GB)"}
+    wanted = {"TPOT (ms)", "cross top-1 (%)", "on profile (%)", "spine (GB)"}
     assert len(text) == len(table) and wanted <= set(text)
     assert text["TPOT (ms)"].iloc[0] == f"{1e3 * table['tpot_mean_s'].iloc[0]:.2f}"
 
