@@ -59,7 +59,7 @@ class Operators:
         stored = model.dtype
         dtypes: set[str | None] = {stored.weights, stored.experts, stored.activations, stored.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
-        self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}  # of each operator, each shape's maximum
         attention, dense, shared, head = (model.attention_gemms(tp), model.dense_gemms(tp), model.shared_gemms(1),
                                           (model.head_gemm(tp),))
         self.projections = ByCount(lambda m: self._norm(m) + self._through(attention, m))
@@ -71,28 +71,31 @@ class Operators:
         self.windows, self.window_of_layer = np.unique(windows, return_inverse=True)
 
     def _time(self, dtype: str, op: str, name: str = "", **shapes: Any) -> np.ndarray:
-        """Return the seconds of *op* (of the matrix *name*), and remember the largest shapes that were asked for."""
-        size = shapes["tokens_per_expert"].sum(axis=-1) if op == "moe" else next(iter(shapes.values()))
-        key, peak = (dtype, op, name), float(np.max(size, initial=0.0))
-        if peak and (key not in self._largest or peak > self._largest[key]["size"]):
-            at = np.unravel_index(np.argmax(size), np.shape(size))
-            row = {k: v[at] if k == "tokens_per_expert" else np.broadcast_to(v, np.shape(size))[at]
-                   for k, v in shapes.items()}
-            self._largest[key] = {"size": peak, "row": row}
+        """Return the seconds of *op* (of the matrix *name*), and remember the largest of each shape asked for."""
+        largest = self._largest.setdefault((dtype, op, name), dict.fromkeys(shapes, 0.0))
+        for shape, value in shapes.items():
+            if shape == "tokens_per_expert":
+                busiest = value.reshape(-1, value.shape[-1])[np.argmax(value.sum(axis=-1))]
+                if busiest.sum() > np.sum(largest[shape]):
+                    largest[shape] = busiest.copy()
+            elif isinstance(value, np.ndarray):
+                largest[shape] = max(float(value.max(initial=0.0)), largest[shape])
+            else:
+                largest[shape] = value
         return self._kernels[dtype].time_s(op, **shapes)
 
     def extrapolated(self) -> list[str]:
-        """Return a warning for each operator whose largest shape so far lies outside what was measured for it."""
+        """Return a warning for each operator whose largest shapes so far lie outside what was measured for it."""
         found = []
         for (dtype, op, name), largest in self._largest.items():
             kernel = self._kernels[dtype]
             if kernel.domain(op) is None:
                 found.append(f"{op}: times are not fitted to measurements")
-            elif not kernel.in_domain(op, **largest["row"]):
+            elif not kernel.in_domain(op, **largest):
                 sizes = ", ".join(f"{np.sum(v):g} tokens on {len(v)} experts" if np.ndim(v) else f"{k} {v:g}"
-                                  for k, v in largest["row"].items())
+                                  for k, v in largest.items())
                 what = f"{op} ({name})" if name else op
-                found.append(f"{what}: largest shape ({sizes}) is outside the measured domain")
+                found.append(f"{what}: largest shapes ({sizes}) are outside the measured domain")
         return sorted(set(found))
 
     def _through(self, matrices: tuple[Gemm, ...], tokens: np.ndarray) -> np.ndarray:
