@@ -52,7 +52,7 @@ def inputs(detail: str, mode: str) -> Inputs:
     start = rng.integers(rows - 512, size=BATCH)
     ones = np.ones(BATCH, np.int64)
     return Inputs(scenario, trace, Placement.from_device_of(device_of, DEVICES), table(scenario.requests, 0),
-                  TokenRows(start, ones, start, 512 * ones))
+                  TokenRows(start, ones, start, 512 * ones, 0 * ones))
 
 
 def decoding(detail: str, mode: str) -> Engine:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 Place = tuple[str, int]
 KeyPath = tuple[Any, ...]
+_DEEPEST = 50  # levels of a file: enough for any spec, far below what an alias to itself would reach
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def read(path: str | Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError([Problem((_shown(path), 1), "", f"cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([Problem((_shown(path), 1), "", "is not UTF-8 text; give a YAML file")]) from None
     return read_text(text, _shown(path), path.resolve().parent)
 
 
@@ -75,6 +78,8 @@ def read_text(text: str, name: str, folder: Path) -> Document:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError([Problem((name, line), "", f"not valid YAML: {error.problem}")]) from None
+    except YAMLError as error:  # characters that no YAML file may hold
+        raise ConfigError([Problem((name, 1), "", f"not valid YAML: {str(error).splitlines()[0]}")]) from None
     if not isinstance(node, MappingNode):
         raise ConfigError([Problem((name, 1), "", "must be a mapping of keys to values")])
     document.marks[()] = (name, 1)
@@ -91,13 +96,16 @@ def _shown(path: Path) -> str:
 
 def _plain(node: Node, path: KeyPath, document: Document, source: tuple[YAML, str]) -> Any:
     """Return *node* as dicts, lists and scalars; note places and duplicate keys in *document*."""
-    yaml, name = source
+    _, name = source
+    if len(path) > _DEEPEST:
+        raise ConfigError([Problem((name, node.start_mark.line + 1), dotted(path[:3]),
+                                   f"is nested more than {_DEEPEST} deep, or holds itself; write it flat")])
     if isinstance(node, MappingNode):
         mapping: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = yaml.constructor.construct_object(key_node, deep=True)
-            here = (*path, key)
             place = (name, key_node.start_mark.line + 1)
+            key = _scalar(key_node, path, source)
+            here = (*path, key)
             if key in mapping:
                 first = document.marks[here][1]
                 document.problems.append(Problem(place, dotted(here), f"given twice (first on line {first}); keep one"))
@@ -109,7 +117,19 @@ def _plain(node: Node, path: KeyPath, document: Document, source: tuple[YAML, st
         for i, item in enumerate(node.value):
             document.marks[(*path, i)] = (name, item.start_mark.line + 1)
         return [_plain(item, (*path, i), document, source) for i, item in enumerate(node.value)]
-    return yaml.constructor.construct_object(node, deep=True)
+    return _scalar(node, path, source)
+
+
+def _scalar(node: Node, path: KeyPath, source: tuple[YAML, str]) -> Any:
+    """Return the value of the scalar *node*. Raises ``ConfigError`` if it is a list, a merge key or has a tag."""
+    yaml, name = source
+    fact = "keys are text; a list or mapping is not"
+    if isinstance(node, ScalarNode):
+        try:
+            return yaml.constructor.construct_object(node, deep=True)
+        except (YAMLError, ValueError):
+            fact = f"{node.value!r} is no plain value; write it out, without '<<' and without a '!' tag"
+    raise ConfigError([Problem((name, node.start_mark.line + 1), dotted(path), fact)])
 
 
 def dotted(path: Iterable[Any]) -> str:

@@ -37,7 +37,7 @@ def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -
 def energy(steps: pd.DataFrame, devices: dict[str, float], makespan_s: float) -> float:
     """Return the joules of all devices over *makespan_s*: idle power throughout, busy power while a processor works.
 
-    An upper bound of the busy part: a busy processor is taken to draw its thermal design power.
+    A busy processor is taken to draw its thermal design power (too much), a communicating one idle power (too little).
     """
     busy_s = sum(float(steps[f"{phase}_s"].sum()) for phase in COMPUTE if f"{phase}_s" in steps)
     idle, busy = devices["idle_power_w"], devices["busy_power_w"]

@@ -7,6 +7,7 @@ arrive when an earlier one finishes; their ``arrival_s`` is NaN until the run se
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from pydantic import Field, model_validator
 from moesim.config import DataPath, Spec
 from moesim.units import PerSecond
 
+_LARGEST = 2.0**31  # tokens of a request and seconds of arrival: 68 years, int32 positions
+_LATE = 1e6  # seconds: nobody waits eleven days for the first request, but time stamps of a clock look like this
 COLUMNS = ("request", "arrival_s", "prompt_tokens", "output_tokens")
 
 
@@ -95,17 +98,35 @@ def table(spec: Poisson | ClosedLoop | Replay, seed: int) -> pd.DataFrame:
 
 
 def _replay(spec: Replay) -> pd.DataFrame:
-    read = pd.read_parquet if spec.path.suffix == ".parquet" else pd.read_csv
-    requests = read(spec.path)
+    try:
+        requests = pd.read_parquet(spec.path) if spec.path.suffix == ".parquet" else pd.read_csv(spec.path)
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's own complaints are ValueErrors
+        raise ValueError(f"{spec.path}: not a readable CSV or Parquet file ({str(error).splitlines()[0]}); "
+                         f"write a table with {', '.join(COLUMNS)}") from None
     missing = [c for c in COLUMNS[1:] if c not in requests]
     if missing:
         raise ValueError(f"{spec.path}: no column {', '.join(missing)}; a request table has {', '.join(COLUMNS)}")
+    if requests.empty:
+        raise ValueError(f"{spec.path}: holds no request; give at least one row")
     for column, least in (("arrival_s", 0), ("prompt_tokens", 1), ("output_tokens", 1)):
-        bad = np.flatnonzero(~(requests[column].to_numpy() >= least))
-        if len(bad):
-            raise ValueError(f"{spec.path}: row {bad[0]}: {column} is {requests[column].iloc[bad[0]]}; "
-                             f"it must be at least {least}")
+        _check_column(spec.path, column, requests[column], least)
     if not requests["arrival_s"].is_monotonic_increasing:
         raise ValueError(f"{spec.path}: arrival_s is not sorted; sort the rows by arrival_s")
+    if requests["arrival_s"].iloc[0] > _LATE:
+        raise ValueError(f"{spec.path}: the first arrival_s is {requests['arrival_s'].iloc[0]:g}, but time begins with "
+                         f"the run; subtract the first arrival from all")
     keep = [*COLUMNS[1:], *(["domain"] if "domain" in requests else [])]
+    requests = requests.astype({"arrival_s": float, "prompt_tokens": np.int64, "output_tokens": np.int64})
     return requests[keep].reset_index(drop=True).rename_axis("request").reset_index()
+
+
+def _check_column(path: Path, column: str, values: pd.Series, least: int) -> None:
+    """Raise ``ValueError`` if *values* are not finite numbers from *least* up, or token counts are not whole."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
+    bad = np.flatnonzero(~((numbers >= least) & (numbers < _LARGEST)))
+    if len(bad):
+        raise ValueError(f"{path}: row {bad[0]}: {column} is {values.iloc[bad[0]]}; it must be at least {least}"
+                         f"{'' if not numbers[bad[0]] >= _LARGEST else f' and below {_LARGEST:g}'}")
+    broken = np.flatnonzero(numbers % 1) if column != "arrival_s" else bad
+    if len(broken):
+        raise ValueError(f"{path}: row {broken[0]}: {column} is {values.iloc[broken[0]]}; tokens are whole numbers")

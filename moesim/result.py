@@ -21,7 +21,8 @@ class Result:
 
     ``requests``: request, group, arrival_s, first_token_s, finish_s, prompt_tokens, output_tokens, ttft_s, tpot_s (NaN
     with a single output token), e2e_s.
-    ``steps``: step, start_s, end_s, prefill_tokens, decode_tokens, running, waiting, kv_tokens, load_max_over_mean
+    ``steps``: step, start_s, end_s, prefill_tokens, decode_tokens, decode_rows (distinct trace rows
+    among them), running, waiting, kv_tokens (of requests that decode), load_max_over_mean
     (tokens per device, mean over layers), and per phase ``<phase>_s``, the mean over devices; with ``wait_s`` they add
     up to the length of the step.
     ``spans``: step, layer (-1: after the last), device, server, phase, start_s, end_s, of the steps that the scenario

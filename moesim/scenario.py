@@ -92,7 +92,7 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        facts = [fact for check in (_parallelism, _lengths) for fact in check(self)] or list(_memory(self))
+        facts = [fact for check in (_model, _parallelism, _lengths) for fact in check(self)] or list(_memory(self))
         if facts:
             raise config.facts_error("Scenario", facts)
         return self
@@ -110,10 +110,18 @@ def _parallelism(scenario: Scenario) -> Iterable[Fact]:
     tp, machine, heads = scenario.parallelism.tp, scenario.hardware, scenario.model.attention.heads
     if machine.devices_per_node % tp:
         yield "parallelism.tp", f"{tp} does not divide the {machine.devices_per_node} devices of a node; use a divisor"
+    elif scenario.parallelism.mode == "context_coherent" and not scenario.parallelism.deduplicate:
+        yield "parallelism.deduplicate", "must be true with mode context_coherent: a token moves once to each device"
     elif scenario.parallelism.mode == "context_coherent" and tp > 1:
         yield "parallelism.tp", "must be 1 with mode context_coherent: a token's whole attention runs on one device"
     elif heads % tp:
         yield "parallelism.tp", f"{tp} does not divide the {heads} attention heads; use a divisor"
+
+
+def _model(scenario: Scenario) -> Iterable[Fact]:
+    if len(set(scenario.model.experts_per_layer.tolist())) > 1:
+        yield "model.moe.experts", ("layers with different numbers of experts cannot be simulated yet (a placement has "
+                                    "one number for all layers); give one number")
 
 
 def _lengths(scenario: Scenario) -> Iterable[Fact]:

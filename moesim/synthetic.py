@@ -46,10 +46,10 @@ class GateParameters:
     domains   number of domains; request q belongs to domain q mod domains
     """
 
-    sigma_b: float = Field(ge=0)
-    a: float = Field(ge=0)
-    s: float = Field(ge=0)
-    sigma_d: float = Field(ge=0)
+    sigma_b: float = Field(ge=0, allow_inf_nan=False)
+    a: float = Field(ge=0, allow_inf_nan=False)
+    s: float = Field(ge=0, allow_inf_nan=False)
+    sigma_d: float = Field(ge=0, allow_inf_nan=False)
     domains: int = Field(default=8, ge=1)
 
 

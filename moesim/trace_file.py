@@ -52,7 +52,10 @@ class TraceWriter:
         self._partial = self._path.with_name(self._path.name + ".partial")
         # Dictionaries suit ids (at most E values) and every reader knows them; probabilities hardly repeat.
         dictionaries = [*INTEGER_COLUMNS, "domain", "experts.list.element"]
-        self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd", use_dictionary=dictionaries)
+        try:
+            self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd", use_dictionary=dictionaries)
+        except OSError as error:
+            raise TraceError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from None
 
     def __enter__(self) -> TraceWriter:
         return self

@@ -55,6 +55,8 @@ joule = [energy] = J
 watt = joule / second = W
 """
 
+_DIVISORS = ("byte/second", "flop/second")  # times are quotients by these
+
 _AMBIGUOUS = re.compile(r"(?<![A-Za-z])[kKMGTP]i?b(?![a-z])")
 
 _NUMBER_FIRST = re.compile(r"\s*[-+]?\.?\d")
@@ -130,6 +132,8 @@ def _quantity(unit: str) -> Any:
         number = parse(value, unit)
         if number < 0:
             raise UnitError(f"{value!r} is negative; a {kind} is not")
+        if number == 0 and unit in _DIVISORS:
+            raise UnitError(f"{value!r} is zero: nothing would ever finish; write a {kind}, e.g. '{example}'")
         return number
 
     return Annotated[float, BeforeValidator(read), PlainSerializer(lambda v: text(v, unit), return_type=str)]

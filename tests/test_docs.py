@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from moesim.cli import library
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("studies/*/README.md")),
          *sorted(ROOT.glob("workloads/**/README.md"))]
@@ -24,3 +26,15 @@ def test_example_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(("page", "number", "kind"), [
+    ("reference/models-and-machines.md", 0, "model"), ("reference/models-and-machines.md", 1, "machine"),
+    ("howto/sweep.md", 0, "sweep")])
+def test_yaml_that_pages_show_loads(page: str, number: int, kind: str, tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+    file = tmp_path / "shown.yaml"
+    file.write_text(blocks[number], encoding="utf-8")
+    assert library.load(file)[0] == kind

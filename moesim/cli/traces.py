@@ -32,7 +32,7 @@ def place(trace: Annotated[Path, typer.Argument(help="Trace file.")],
           solver: Annotated[str, typer.Option(help="Name, or {name: joint, balance: 1.0}.")] = "joint",
           devices_per_node: Annotated[int | None, typer.Option(min=1, help="Devices that share a node.")] = None,
           profile_fraction: Annotated[float, typer.Option(help="Part of the requests that the solver sees.")] = 0.5,
-          seed: int = 0,
+          seed: Annotated[int, typer.Option(min=0)] = 0,
           out: Annotated[Path | None, typer.Option(help="JSON file for the placement.")] = None) -> None:
     """Place the experts of a trace; judge the answer on requests that the solver saw and on those it did not."""
     from moesim import placement
@@ -75,7 +75,7 @@ def capture(model: Annotated[Path, typer.Option(help="Hugging Face model folder.
                               ] = None,
             origin: Annotated[str, typer.Option(help="Where the text is from; kept in the trace.")] = "",
             licence: Annotated[str, typer.Option(help="Licence of the text; kept in the trace.")] = "",
-            seed: int = 0) -> None:
+            seed: Annotated[int, typer.Option(min=0)] = 0) -> None:
     """Record which experts a PyTorch model chooses on text, in prefill and in decode."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when transformers is imported

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -15,7 +15,14 @@ Domain = dict[str, tuple[float, float]]
 
 
 class Model(Protocol):
-    """The part behind a ``KernelModel``: predicts times from rates and shapes alone."""
+    """The part behind a ``KernelModel``: predicts times from rates and shapes alone.
+
+    ``fitted_on``: part of the name of the device that its constants were fitted on ("" if none were);
+    ``fitted_dtypes``: the weights' dtypes in those measurements.
+    """
+
+    fitted_on: ClassVar[str]
+    fitted_dtypes: ClassVar[frozenset[str]]
 
     def time_s(self, rates: Rates, op: str, shapes: ops.Shapes) -> np.ndarray:
         """Return seconds; *shapes* are complete (``ops.shapes``)."""

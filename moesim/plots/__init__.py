@@ -8,6 +8,7 @@ keeps of them); which columns a plot reads is in its docstring, and a missing on
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +25,13 @@ def names() -> tuple[str, ...]:
 
 
 def draw(name: str, table: Any, **options: Any) -> Any:
-    """Return the Axes of the plot *name* of *table*. Raises ``ValueError`` if there is no such plot."""
+    """Return the Axes of the plot *name* of *table*. Raises ``ValueError`` if there is no such plot or option."""
     if name not in names():
         raise ValueError(f"unknown plot {name!r}{registry.suggest(name, names())}")
+    known = list(inspect.signature(globals()[name]).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}{registry.suggest(option, known)}")
     return globals()[name](table, **options)
 
 

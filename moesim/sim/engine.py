@@ -18,6 +18,7 @@ from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.queue import Pools, Queue
 from moesim.sim.record import Record
 from moesim.sim.steps import StepClock
+from moesim.units import pretty
 
 _CLOCKS: dict[str, type[StepClock] | type[EventClock]] = {"steps": StepClock, "events": EventClock}
 
@@ -76,9 +77,10 @@ class Engine:
         queue, clock = self._queue, self._clock
         batch = queue.start(plan)
         self._peak = np.maximum(self._peak, queue.reserved)
-        facts = {"start_s": clock.now, "end_s": 0.0, "prefill_tokens": batch.n_prefill_tokens,
-                 "decode_tokens": len(batch.decode), "running": len(queue.running) + len(queue.admitted),
-                 "waiting": len(queue.waiting), "kv_tokens": queue.kv_tokens}
+        facts = {"start_s": clock.now, "end_s": clock.now, "prefill_tokens": batch.n_prefill_tokens,
+                 "decode_tokens": len(batch.decode), "decode_rows": len(np.unique(batch.decode_rows)),
+                 "running": len(queue.running) + len(queue.admitted), "waiting": len(queue.waiting),
+                 "kv_tokens": queue.kv_tokens}
         cost = self._costs.step(batch)
         start = clock.run(cost)
         facts |= {"end_s": clock.now, "load_max_over_mean": cost.load_max_over_mean}
@@ -99,8 +101,9 @@ class Engine:
         group = memory["device"] // self._scenario.parallelism.tp
         memory["kv_peak_bytes"] = self._peak[self._pools.of_group[group]] * per_token
         links = self._record.links(float(queue.finish_s.max()))
-        meta = _meta(self._inputs, self._costs.operators.extrapolated())
-        return Result(requests, self._record.steps(), self._record.spans(), links, memory, meta)
+        steps = self._record.steps()
+        meta = _meta(self._inputs, [*_repetition(steps), *self._costs.operators.extrapolated()])
+        return Result(requests, steps, self._record.spans(), links, memory, meta)
 
 
 def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
@@ -113,8 +116,9 @@ def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
     room = usable_bytes(scenario) - model.non_expert_bytes(tp) - experts
     worst = int(np.argmin(room))
     if room[worst] <= 0:
-        raise scenario.error("placement", f"device {worst} has {-room[worst] / 1e9:.1f} GB too little memory for the "
-                                          f"experts placed on it; spread them more evenly, or use larger devices")
+        gap = pretty(-room[worst], "byte")
+        raise scenario.error("placement", f"device {worst} has {gap} too little memory for the experts placed on it; "
+                                          f"spread them more evenly, or use larger devices")
     table = pd.DataFrame({"device": np.arange(len(room)), "non_expert_bytes": model.non_expert_bytes(tp),
                           "expert_bytes": experts, "kv_capacity_bytes": room})
     tokens = np.floor(room.reshape(-1, tp).min(axis=1) / model.kv_bytes_per_token_on_device(tp)).astype(np.int64)
@@ -123,7 +127,16 @@ def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
     return table, Pools(tokens, np.arange(len(tokens)))
 
 
-def _meta(inputs: Inputs, extrapolated: list[str]) -> dict[str, Any]:
+def _repetition(steps: pd.DataFrame) -> list[str]:
+    """Return a warning if tokens that decode together often have the same routing, because the trace is short."""
+    tokens, rows = steps["decode_tokens"].mean(), steps["decode_rows"].mean()
+    if rows > 0.9 * tokens:
+        return []
+    return [f"the trace is short for this load: of {tokens:.0f} tokens decoded in a step (mean) only {rows:.0f} have "
+            f"rows of their own, so fewer experts are in use at a time; use a trace of more requests"]
+
+
+def _meta(inputs: Inputs, notes: list[str]) -> dict[str, Any]:
     """Return what a reader needs to trust and to repeat the run."""
     scenario, trace = inputs.scenario, inputs.trace
     device = scenario.hardware.device
@@ -134,7 +147,7 @@ def _meta(inputs: Inputs, extrapolated: list[str]) -> dict[str, Any]:
         warnings.append(f"the routing of {trace.meta.get('model')} on the sizes of {scenario.model.name} (a what-if)")
     if scenario.trace.any_phase:
         warnings.append("trace rows of one phase may stand for those of the other (trace.any_phase)")
-    warnings += [f"kernel times extrapolated: {fact}" for fact in extrapolated]
+    warnings += notes
     packages = ("moesim", "numpy", "pandas", "scipy", "numba", "simpy")
     return {
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,

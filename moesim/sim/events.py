@@ -19,7 +19,7 @@ class EventClock:
     """Time as simpy has it. Each device has two servers: its processor and its links."""
 
     def __init__(self, n_devices: int, tp: int):
-        self._env = simpy.Environment()
+        self._env = simpy.Environment(initial_time=0.0)
         self._tp = tp
         self._processors = [Server(self._env) for _ in range(n_devices)]
         self._links = [Server(self._env) for _ in range(n_devices)]

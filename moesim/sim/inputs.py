@@ -16,25 +16,26 @@ from moesim.trace import RoutingTrace, read_trace
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Which trace rows each simulated request uses: its i-th prompt token is row ``prompt_start + i % prompt_count``.
+    """Which trace rows each simulated request uses: rows ``prompt_start`` to ``prompt_start + prompt_count``, in order.
 
-    Likewise for the tokens that it decodes. All int64 [requests].
+    It begins ``offset`` rows in and wraps around. Likewise for the tokens that it decodes. All int64 [requests].
     """
 
     prompt_start: np.ndarray
     prompt_count: np.ndarray
     decode_start: np.ndarray
     decode_count: np.ndarray
+    offset: np.ndarray
 
     def prompt(self, requests: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return the rows of the prompts of *requests*, one after the other: int64 [sum of *lengths*]."""
         owner = np.repeat(requests, lengths)
         i = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return self.prompt_start[owner] + i % self.prompt_count[owner]
+        return self.prompt_start[owner] + (i + self.offset[owner]) % self.prompt_count[owner]
 
     def decode(self, requests: np.ndarray, i: np.ndarray) -> np.ndarray:
         """Return the row of the *i*-th decoded token of each of *requests*."""
-        return self.decode_start[requests] + i % self.decode_count[requests]
+        return self.decode_start[requests] + (i + self.offset[requests]) % self.decode_count[requests]
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,16 @@ def _join(scenario: Scenario, trace: RoutingTrace) -> tuple[pd.DataFrame, TokenR
         if len(requests) > len(sources):
             raise scenario.error("requests.count", f"{len(requests)} is more than the {len(sources)} requests of the "
                                                    f"evaluation part of the trace; lower it, or use join: resampled")
-        drawn = sources.iloc[: len(requests)]
+        drawn, offset = sources.iloc[: len(requests)], np.zeros(len(requests), np.int64)
         requests = requests.assign(prompt_tokens=drawn["prompt_count"].to_numpy(),
                                    output_tokens=drawn["decode_count"].to_numpy() + 1)
     else:
-        drawn = _draw(scenario, requests, sources)
+        picks, again = _draw(scenario, requests, sources)
+        drawn = sources.iloc[picks]
+        longest = (drawn["prompt_count"] * drawn["decode_count"]).to_numpy(np.int64)
+        offset = np.where(again, np.random.default_rng([scenario.seed, 3]).integers(longest), 0)
     columns = ("prompt_start", "prompt_count", "decode_start", "decode_count")
-    rows = TokenRows(*(drawn[c].to_numpy(np.int64) for c in columns))
-    return requests, rows
+    return requests, TokenRows(**{c: drawn[c].to_numpy(np.int64) for c in columns}, offset=offset)
 
 
 def _sources(scenario: Scenario, trace: RoutingTrace) -> pd.DataFrame:
@@ -145,19 +148,33 @@ def _sources(scenario: Scenario, trace: RoutingTrace) -> pd.DataFrame:
                           "decode_start": spans["min", 1], "decode_count": spans["size", 1].fillna(0)})
     table["decode_start"] = table["decode_start"].fillna(table["prompt_start"])
     table = table.dropna(subset=["prompt_start"])
-    return table if scenario.trace.join == "paired" else table[table["decode_count"] > 0]
+    table = table if scenario.trace.join == "paired" else table[table["decode_count"] > 0]
+    if table.empty:
+        raise scenario.error("trace", "no request of the evaluation part has both prompt and decode rows; capture "
+                                      "whole requests, or keep one phase and set trace.any_phase: true")
+    return table
 
 
-def _draw(scenario: Scenario, requests: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each simulated request, a traced one drawn at random (of its domain, if it has one)."""
+def _draw(scenario: Scenario, requests: pd.DataFrame, sources: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of *sources* each request draws (of its domain, if it has one), and whether one before it drew it.
+
+    Requests that share a source would choose the same experts at the same time: sources are dealt in a random order,
+    all before any a second time, and a request that draws one again begins elsewhere in it.
+    """
     rng = np.random.default_rng([scenario.seed, 2])
+    picks, again = np.empty(len(requests), np.int64), np.empty(len(requests), bool)
     if "domain" not in requests:
-        return sources.iloc[rng.integers(len(sources), size=len(requests))]
-    missing = sorted(set(requests["domain"]) - set(sources["domain"]))
-    if missing:
-        raise scenario.error("requests", f"domain {missing[0]!r} is not in the evaluation part of the trace, which has "
-                                         f"{', '.join(sorted(map(str, set(sources['domain']))))}; correct it")
-    picks = np.empty(len(requests), dtype=np.int64)
-    for domain, members in requests.groupby("domain").indices.items():
-        picks[members] = rng.choice(np.flatnonzero(sources["domain"] == domain), size=len(members))
-    return sources.iloc[picks]
+        groups = [(np.arange(len(requests)), np.arange(len(sources)))]
+    else:
+        missing = sorted(set(requests["domain"]) - set(sources["domain"]))
+        if missing:
+            known = ", ".join(sorted(map(str, set(sources["domain"]))))
+            raise scenario.error("requests", f"domain {missing[0]!r} is not in the evaluation part of the trace, which "
+                                             f"has {known}; correct it")
+        groups = [(members, np.flatnonzero(sources["domain"] == domain))
+                  for domain, members in requests.groupby("domain").indices.items()]
+    for members, pool in groups:
+        rounds = -(-len(members) // len(pool))
+        picks[members] = np.concatenate([rng.permutation(pool) for _ in range(rounds)])[: len(members)]
+        again[members] = np.arange(len(members)) >= len(pool)
+    return picks, again

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moesim import kernels
-from moesim.layers import Gemm
+from moesim.layers import DTYPE_BYTES, Gemm
 from moesim.scenario import Scenario
 
 # Values moved per token and hidden unit around one attention or feed-forward block: the norm with residual addition
@@ -56,6 +56,7 @@ class Operators:
         self._model = model = scenario.model
         self._tp = tp = scenario.parallelism.tp
         processor, part = scenario.hardware.device.processor, scenario.kernels
+        self._part, self._device = part, scenario.hardware.device.name
         stored = model.dtype
         dtypes: set[str | None] = {stored.weights, stored.experts, stored.activations, stored.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
@@ -86,17 +87,30 @@ class Operators:
 
     def extrapolated(self) -> list[str]:
         """Return a warning for each operator whose largest shapes so far lie outside what was measured for it."""
-        found = []
+        found = self._carried_over()
         for (dtype, op, name), largest in self._largest.items():
             kernel = self._kernels[dtype]
             if kernel.domain(op) is None:
-                found.append(f"{op}: times are not fitted to measurements")
+                found.append(f"kernel times extrapolated: {op}: not fitted to measurements")
             elif not kernel.in_domain(op, **largest):
                 sizes = ", ".join(f"{np.sum(v):g} tokens on {len(v)} experts" if np.ndim(v) else f"{k} {v:g}"
                                   for k, v in largest.items())
                 what = f"{op} ({name})" if name else op
-                found.append(f"{what}: largest shapes ({sizes}) are outside the measured domain")
+                found.append(f"kernel times extrapolated: {what}: largest shapes ({sizes}) are outside the measured "
+                             f"domain")
         return sorted(set(found))
+
+    def _carried_over(self) -> list[str]:
+        """Return warnings for a device, or a data type, on which the kernel model's constants were not measured."""
+        fitted_on, known = self._part.fitted_on, self._part.fitted_dtypes
+        if not fitted_on:
+            return []
+        found = [f"kernel times extrapolated: {dtype}: constants were fitted with {', '.join(sorted(known))}"
+                 for dtype in self._kernels if dtype not in known]
+        if fitted_on not in self._device:
+            found.append(f"kernel times extrapolated: constants fitted on {fitted_on} are used on {self._device}, with "
+                         f"its own peak rates")
+        return found
 
     def _through(self, matrices: tuple[Gemm, ...], tokens: np.ndarray) -> np.ndarray:
         times = [self._time(g.dtype, "gemm", g.name, m=tokens, n=g.n, k=g.k) for g in matrices]
@@ -115,9 +129,11 @@ class Operators:
         """Return the seconds of *batch* decoding requests with *kv_tokens* of context in all."""
         heads, kv_heads, qk_dim, v_dim = self._model.attention_shape(self._tp, "decode")
         mean = kv_tokens / np.maximum(batch, 1)
+        stored = self._model.dtype  # kernels count values as wide as activations: narrower ones count as fewer
+        values = self._model.attention.kv_values(self._tp) * DTYPE_BYTES[stored.kv] / DTYPE_BYTES[stored.activations]
         return self._time(
             self._model.dtype.activations, "attention_decode", batch=batch, kv_len=mean, heads_q=heads,
-            heads_kv=kv_heads, head_dim=qk_dim, head_dim_v=v_dim, kv_values=self._model.attention.kv_values(self._tp))
+            heads_kv=kv_heads, head_dim=qk_dim, head_dim_v=v_dim, kv_values=values)
 
     def prefill_attention(self, prompt_tokens: np.ndarray, window: int) -> np.ndarray:
         """Return the seconds of each whole prompt of *prompt_tokens*, looking back at most *window* tokens (0: all).

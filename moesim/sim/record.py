@@ -10,7 +10,8 @@ import pandas as pd
 from moesim.network import Network
 from moesim.sim.cost import LOCAL, PHASES, SYNC, StepCost
 
-_SPAN_COLUMNS = ("step", "layer", "device", "server", "phase", "start_s", "end_s")
+_SPAN_COLUMNS = {"step": "int64", "layer": "int64", "device": "int64", "server": "str", "phase": "str",
+                 "start_s": "float64", "end_s": "float64"}
 
 
 class Record:
@@ -43,7 +44,7 @@ class Record:
     def spans(self) -> pd.DataFrame:
         """Return the table of spans, in order of step, layer, phase and device."""
         if not self._spans:
-            return pd.DataFrame(columns=_SPAN_COLUMNS)
+            return pd.DataFrame({name: np.empty(0, kind) for name, kind in _SPAN_COLUMNS.items()}).astype(_SPAN_COLUMNS)
         return pd.concat(self._spans, ignore_index=True)
 
     def links(self, makespan_s: float) -> pd.DataFrame:

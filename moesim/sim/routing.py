@@ -44,12 +44,17 @@ class SlotMap:
 
 
 @njit(cache=True)
-def _replica(device: np.ndarray, l: int, e: int, here: int, per_node: int, turn: int) -> int:
-    """Return the replica of expert *e* that a token on *here* uses: one here, else in its node, else in turn."""
+def _replica(device: np.ndarray, l: int, e: int, here: int, per_node: int, turns: np.ndarray) -> int:
+    """Return the replica of expert *e* that a token on *here* uses: one here, else one of its node, else any.
+
+    Where there are several, the tokens of a node take *turns* (int32 [E, nodes], counted per layer), so that replicas
+    share the load.
+    """
     n = device.shape[2]
     if n == 1:
         return 0
-    near = -1
+    node = here // per_node
+    near = 0
     for r in range(device.shape[2]):
         d = device[l, e, r]
         if d < 0:
@@ -57,9 +62,18 @@ def _replica(device: np.ndarray, l: int, e: int, here: int, per_node: int, turn:
             break
         if d == here:
             return r
-        if near < 0 and d // per_node == here // per_node:
-            near = r
-    return near if near >= 0 else turn % n
+        near += d // per_node == node
+    turn = turns[e, node]
+    turns[e, node] += 1
+    if near == 0:
+        return turn % n
+    wanted = turn % near
+    for r in range(n):
+        if device[l, e, r] // per_node == node:
+            if wanted == 0:
+                return r
+            wanted -= 1
+    return 0
 
 
 @njit(cache=True)
@@ -72,13 +86,15 @@ def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies)
     """
     n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
+    turns = np.zeros((device.shape[1], tokens.shape[1] // per_node), np.int32)
     for l in range(n_layers):  # layer by layer: the counts of one layer stay in cache
+        turns[:] = 0
         for t in range(n_tokens):
             here = home[t]
-            visit = t * n_layers + l
+            visit = l * n_tokens + t
             for j in range(k):
                 e = experts[t, l, j]
-                r = _replica(device, l, e, here, per_node, visit)
+                r = _replica(device, l, e, here, per_node, turns)
                 d = device[l, e, r]
                 tokens[l, d, slot[l, e, r]] += 1
                 if not deduplicate or seen[d] != visit:
@@ -96,14 +112,16 @@ def follow(experts, where, device, slot, per_node, tokens, copies, returns):  # 
     """
     n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
+    turns = np.zeros((device.shape[1], tokens.shape[1] // per_node), np.int32)
     for l in range(n_layers):
+        turns[:] = 0
         for t in range(n_tokens):
             here = where[t, l]
             first = here
-            visit = t * n_layers + l
+            visit = l * n_tokens + t
             for j in range(k):
                 e = experts[t, l, j]
-                r = _replica(device, l, e, here, per_node, visit)
+                r = _replica(device, l, e, here, per_node, turns)
                 d = device[l, e, r]
                 tokens[l, d, slot[l, e, r]] += 1
                 if j == 0:
@@ -122,9 +140,16 @@ def owned(experts, device, slot, tokens):  # type: ignore[no-untyped-def]
 
     The replicas of an expert take turns.
     """
-    for t in range(experts.shape[0]):
-        for l in range(experts.shape[1]):
-            for j in range(experts.shape[2]):
+    n_tokens, n_layers, k = experts.shape
+    turns = np.zeros(device.shape[1], np.int32)
+    for l in range(n_layers):
+        turns[:] = 0
+        for t in range(n_tokens):
+            for j in range(k):
                 e = experts[t, l, j]
-                r = _replica(device, l, e, -1, 1, t)
+                n = device.shape[2]
+                while device[l, e, n - 1] < 0:
+                    n -= 1
+                r = turns[e] % n
+                turns[e] += 1
                 tokens[l, device[l, e, r], slot[l, e, r]] += 1

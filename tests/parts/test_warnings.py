@@ -27,5 +27,19 @@ def test_shapes_outside_the_measured_domain_are_named_with_the_largest_of_a_run(
     assert 24 <= int(moe.split("(")[1].split(" tokens")[0]) <= 48
 
 
+def test_constants_of_another_device_or_dtype_are_said_to_be_carried_over() -> None:
+    found = warnings("model.dtype.experts=fp8")
+    assert ("kernel times extrapolated: constants fitted on H200 are used on small, with its own peak rates") in found
+    assert "kernel times extrapolated: fp8: constants were fitted with bf16, fp16, mxfp4" in found
+
+
+def test_a_short_trace_is_said_to_repeat_itself() -> None:
+    """Six evaluated requests of 8 decode rows each; 48 users decode at once: tokens share rows."""
+    many = ("requests.concurrency=48", "requests.count=48", "scheduler.max_batch=48", "requests.output_tokens=9")
+    short = next(w for w in warnings(*many) if w.startswith("the trace is short for this load"))
+    assert "use a trace of more requests" in short
+    assert not any(w.startswith("the trace is short") for w in warnings())
+
+
 def test_a_roofline_says_that_nothing_was_measured() -> None:
-    assert "kernel times extrapolated: gemm: times are not fitted to measurements" in warnings("kernels=roofline")
+    assert "kernel times extrapolated: gemm: not fitted to measurements" in warnings("kernels=roofline")

@@ -22,13 +22,24 @@ def a_placement(rng: np.random.Generator, layers: int, experts: int, devices: in
     return Placement(replicas, {})
 
 
-def replica(placement: Placement, layer: int, expert: int, here: int, per_node: int, turn: int) -> int:
-    """Return the device whose replica a token on *here* uses: its own, one of its node, else they take turns."""
-    devices = np.flatnonzero(placement.replicas[layer, expert])
-    if here in devices:
-        return here
-    near = [d for d in devices if d // per_node == here // per_node]
-    return int(near[0] if near else devices[turn % len(devices)])
+class Turns:
+    """Whose turn it is among the replicas of an expert, for the tokens of each node, layer by layer."""
+
+    def __init__(self, placement: Placement, per_node: int):
+        self._placement, self._per_node = placement, per_node
+        self._taken: Counter[tuple[int, int, int]] = Counter()
+
+    def device(self, layer: int, expert: int, here: int) -> int:
+        """Return the device whose replica a token on *here* uses: its own, one of its node, else any; in turn."""
+        devices = np.flatnonzero(self._placement.replicas[layer, expert]).tolist()
+        if here in devices:
+            return here
+        node = here // self._per_node
+        choice = [d for d in devices if d // self._per_node == node] or devices
+        if len(devices) == 1:
+            return choice[0]
+        self._taken[layer, expert, node] += 1
+        return choice[(self._taken[layer, expert, node] - 1) % len(choice)]
 
 
 # seed, layers, experts, devices, replicas beside the first
@@ -50,9 +61,10 @@ def test_dispatch(case: tuple[int, int, int, int, int], deduplicate: bool) -> No
 
     load: Counter[tuple[int, int, int]] = Counter()
     sent: Counter[tuple[int, int, int]] = Counter()
-    for t, (here, row) in enumerate(zip(home, chosen, strict=True)):
+    turns = Turns(placement, 2)
+    for here, row in zip(home, chosen, strict=True):
         for layer, picked in enumerate(row):
-            where = [replica(placement, layer, e, here, 2, t * layers + layer) for e in picked]
+            where = [turns.device(layer, int(e), int(here)) for e in picked]
             load.update((layer, d, int(e)) for d, e in zip(where, picked, strict=True))
             sent.update((layer, int(here), d) for d in (set(where) if deduplicate else where))
     _compare(placement, tokens, load)
@@ -76,10 +88,11 @@ def test_follow(case: tuple[int, int, int, int, int]) -> None:
     load: Counter[tuple[int, int, int]] = Counter()
     sent: Counter[tuple[int, int, int]] = Counter()
     back: Counter[tuple[int, int, int]] = Counter()
+    turns = Turns(placement, 2)
     for t, row in enumerate(chosen):
         here = int(where[t, 0])
         for layer, picked in enumerate(row):
-            devs = [replica(placement, layer, e, here, 2, t * layers + layer) for e in picked]
+            devs = [turns.device(layer, int(e), here) for e in picked]
             load.update((layer, d, int(e)) for d, e in zip(devs, picked, strict=True))
             sent.update((layer, here, d) for d in set(devs))
             back.update((layer, d, devs[0]) for d in set(devs) - {devs[0]})
@@ -98,12 +111,28 @@ def test_owned(extra: int) -> None:
     tokens = np.zeros((3, 4, slots.n_slots), np.int32)
     routing.owned(chosen, slots.device, slots.slot, tokens)
     load: Counter[tuple[int, int, int]] = Counter()
-    for t, row in enumerate(chosen):
+    taken: Counter[tuple[int, int]] = Counter()
+    for row in chosen:
         for layer, picked in enumerate(row):
             for e in picked:
                 devices = np.flatnonzero(placement.replicas[layer, e])
-                load[layer, int(devices[t % len(devices)]), int(e)] += 1
+                load[layer, int(devices[taken[layer, int(e)] % len(devices)]), int(e)] += 1
+                taken[layer, int(e)] += 1
     _compare(placement, tokens, load)
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_replicas_share_the_load(layers: int) -> None:
+    """Two replicas of one expert, tokens from everywhere: each does half of what is not local to one of them."""
+    replicas = np.zeros((layers, 2, 8), bool)
+    replicas[:, 0, [2, 5]] = replicas[:, 1, 0] = True
+    for per_node in (8, 4, 2):  # one node; one replica in each node; most nodes without one
+        slots = routing.SlotMap.of(Placement(replicas, {}))
+        tokens, copies = np.zeros((layers, 8, slots.n_slots), np.int32), np.zeros((layers, 8, 8), np.int32)
+        home = np.repeat(np.arange(8), 1000).astype(np.int32)
+        routing.dispatch(np.zeros((8000, layers, 1), np.uint16), home, slots.device, slots.slot, per_node, True, tokens,
+                         copies)
+        assert (tokens[:, 2].sum(axis=1) == 4000).all() and (tokens[:, 5].sum(axis=1) == 4000).all()
 
 
 def _placed(rng: np.random.Generator, layers: int, experts: int, devices: int,

@@ -12,6 +12,8 @@ It knows neither launches nor tiles, so one token costs what the weights cost an
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from moesim.kernels import ops
@@ -22,6 +24,9 @@ from moesim.registry import part
 @part
 class Roofline:
     """Take every operator at the peak rates of the data sheet."""
+
+    fitted_on: ClassVar[str] = ""  # nowhere
+    fitted_dtypes: ClassVar[frozenset[str]] = frozenset()
 
     def time_s(self, rates: Rates, op: str, shapes: ops.Shapes) -> np.ndarray:
         """Return max(FLOP / peak, bytes / bandwidth), seconds."""

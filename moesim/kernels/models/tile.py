@@ -13,7 +13,7 @@ A product pays whole tiles, so one row more can cost a lot; experts pay for thei
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -45,9 +45,13 @@ class Tile:
     4.7 / 7.4 / 18, prefill 7.2 / 10.6 / 24, decode 5.1 / 8.5 / 21; the ``roofline`` has medians of 41 / 41 / 80 / 93.
     Where a kernel also touches rows of other devices' experts (vLLM's EP > 1 path): 17 / 18 / 36, too low.
 
+    ``fitted_on``, ``fitted_dtypes``: where the constants were measured; elsewhere they are carried over.
     ``stream``: share of the memory bandwidth that norms and other elementwise kernels reach (0.86-0.89 measured for
     weights streamed by a one-row product, H200; assumed the same here).
     """
+
+    fitted_on: ClassVar[str] = "H200"
+    fitted_dtypes: ClassVar[frozenset[str]] = frozenset({"bf16", "fp16", "mxfp4"})
 
     gemm: Annotated[GemmTiles, group_of(GemmTiles)] = GemmTiles()
     moe: Annotated[ExpertTiles, group_of(ExpertTiles)] = ExpertTiles()
