@@ -119,11 +119,17 @@ def keys(table: pd.DataFrame) -> list[str]:
 
 
 def labels(table: pd.DataFrame) -> pd.Series:
-    """Return one text per row that tells it apart: placement and, where it differs, the mode."""
-    columns = [c for c in keys(table) if c == "placement" or table[c].nunique() > 1]
+    """Return one text per row that tells it apart: placement and, where it differs, the mode; else a sweep's axes."""
+    columns = [c for c in keys(table) if c == "placement" or table[c].nunique() > 1] or _axes(table)
     if not columns:
         raise ValueError("the table has no column placement or mode to label its rows with; add one")
     return table[columns].astype(str).agg(", ".join, axis=1).str.replace("_", " ")
+
+
+def _axes(table: pd.DataFrame) -> list[str]:
+    """Return the axes of a sweep's *table* that vary: dotted paths, parts and modes by name, the seed."""
+    return [c for c in map(str, table) if c not in ("warnings", "error") and table[c].nunique() > 1
+            and ("." in c or c == "seed" or not pd.api.types.is_numeric_dtype(table[c]))]
 
 
 def colours(names: Iterable[Any]) -> dict[Any, str]:

@@ -14,8 +14,9 @@ def pareto(table: pd.DataFrame, ax: Axes | None = None, *, x: str = "load_max_ov
            label: str | None = None, zero: bool = False, title: str = "{answer}") -> Axes:
     """Draw each row of *table* at (*x*, *y*), both better when smaller, with its name, and the Pareto front.
 
-    *label* is the column with the names (default: placement and mode). With *zero* the y axis begins at 0. Columns
-    that end in _s or _bytes are SI and scaled for the axis. Raises ``ValueError`` on a missing column.
+    *label* is the column with the names (default: placement and mode, or the axes of a sweep). With *zero* the y axis
+    begins at 0. Columns that end in _s or _bytes are SI and scaled for the axis. Raises ``ValueError`` on a missing
+    column.
     """
     style.need(table, [x, y, *([label] if label else [])], "pareto")
     ax = style.axes(ax)

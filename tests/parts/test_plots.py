@@ -189,3 +189,10 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
     for name in plots.names():
         plots.draw(name, TABLES[name])
     assert list(matplotlib.rcParams.items()) == before
+
+
+def test_pareto_names_the_points_of_a_sweep_by_their_axes() -> None:
+    table = pd.DataFrame({"placement.solver": ["linear", "joint"], "seed": [0, 0], "load_max_over_mean": [3.2, 3.1],
+                          "cross_top1": [0.9, 0.7], "warnings": ["a", "b"], "error": [None, None]})
+    axes = plots.pareto(table)
+    assert {"linear", "joint"} <= {text.get_text() for text in axes.texts}

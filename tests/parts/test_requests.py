@@ -91,6 +91,11 @@ def test_files_are_read_and_other_columns_left_out(tmp_path: Path, suffix: str, 
     (lambda t: t.assign(output_tokens=[1, 0, 0]), "row 1: output_tokens is 0; it must be at least 1"),
     (lambda t: t.assign(output_tokens=[1, np.nan, 1]), "row 1: output_tokens is nan; it must be at least 1"),
     (lambda t: t.assign(arrival_s=[0.0, 2.0, 1.0]), "arrival_s is not sorted; sort the rows by arrival_s"),
+    (lambda t: t.assign(prompt_tokens=[3, 2.5, 1]), "row 1: prompt_tokens is 2.5; tokens are whole numbers"),
+    (lambda t: t.assign(output_tokens=["3", "many", "1"]), "row 1: output_tokens is many; it must be at least 1"),
+    (lambda t: t.assign(arrival_s=[0, 1, np.inf]),
+     "row 2: arrival_s is inf; it must be at least 0 and below 2.14748e+09"),
+    (lambda t: t.iloc[:0], "holds no request; give at least one row"),
 ])
 def test_impossible_files_are_refused(tmp_path: Path, change: object, message: str) -> None:
     file = tmp_path / "requests.csv"
@@ -98,3 +103,10 @@ def test_impossible_files_are_refused(tmp_path: Path, change: object, message: s
     with pytest.raises(ValueError) as caught:
         replayed(file)
     assert str(caught.value) == f"{file}: {message}"
+
+
+def test_a_file_that_is_no_table(tmp_path: Path) -> None:
+    for name in ("requests.csv", "requests.parquet"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f"{name}: not a readable CSV or Parquet file .*; write a table with"):
+            replayed(tmp_path / name)
