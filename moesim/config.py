@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from moesim.document import ConfigError, Document, KeyPath, Problem, dotted, read
-from moesim.registry import suggest
+from moesim.registry import plain, suggest
 
 __all__ = ["ConfigError", "DataPath", "Document", "Named", "Problem", "Spec", "build", "facts_error", "find_file",
            "library_names", "library_roots", "load", "read", "validate"]
@@ -67,19 +67,12 @@ class Spec(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-# Pydantic's own complaints that say what is wanted but not what was given.
-_ABOUT_A_VALUE = {"bool_type", "dict_type", "float_type", "greater_than", "greater_than_equal", "int_type", "less_than",
-                  "less_than_equal", "literal_error", "model_type", "string_type", "tuple_type"}
-
-
 def _explain(error: dict[str, Any], known: list[str]) -> InitErrorDetails:
-    kind, message, loc = error["type"], error["msg"].removeprefix("Value error, "), error["loc"]
+    kind, message, loc = error["type"], plain(error), error["loc"]
     if kind == "extra_forbidden" and len(loc) == 1:
         kind, message = "unknown_key", f"unknown key{suggest(loc[0], known)}"
-    elif kind == "missing" and len(loc) == 1:
-        message = "missing; add it"
-    elif kind in _ABOUT_A_VALUE and not message.endswith(got := f", got {error['input']!r}"):
-        message += got
+    elif kind == "union_tag_invalid":  # the place is the key that names the kind
+        loc = (*loc, error["ctx"]["discriminator"].strip("'"))
     return InitErrorDetails(type=PydanticCustomError(kind, _literal(message)), loc=loc, input=error["input"])
 
 
@@ -153,7 +146,7 @@ def load(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:
 def build(cls: type[T], document: Document, overrides: Iterable[str] = ()) -> T:
     """Return *document* as a checked *cls*: graft named files, apply *overrides*, validate."""
     graft(cls, document)
-    for text in overrides:
+    for text in (overrides,) if isinstance(overrides, str) else overrides:
         _override(document, text)
         graft(cls, document)
     return validate(cls, document)
@@ -214,19 +207,24 @@ def _override(document: Document, text: str) -> None:
     if not equals or not path.strip():
         document.problems.append(Problem(None, "", f"override {text!r} is not of the form path=value"))
         return
-    keys = tuple(path.strip().split("."))
-    data = document.data
-    for i, key in enumerate(keys[:-1]):
-        if isinstance(data.get(key), str):  # a part given by name alone: give it room for parameters
-            data[key] = {"name": data[key]}
-        data = data.setdefault(key, {})
-        if not isinstance(data, dict):
-            document.problems.append(Problem(None, dotted(keys[: i + 1]), f"override {text!r}: not a mapping"))
+    keys: KeyPath = tuple(path.strip().split("."))
+    data: Any = document.data
+    for i, key in enumerate(keys):
+        if isinstance(data, list) and key.isdigit() and int(key) < len(data):
+            keys = (*keys[:i], int(key), *keys[i + 1:])
+        elif not isinstance(data, dict):
+            document.problems.append(Problem(None, dotted(keys[:i]), f"override {text!r}: not a mapping"))
             return
+        if i == len(keys) - 1:
+            break
+        if isinstance(data, dict) and isinstance(data.get(key), str):  # a part given by name alone: make it a mapping
+            data[key] = {"name": data[key]}
+        data = data[keys[i]] if isinstance(data, list) else data.setdefault(key, {})
     try:
         data[keys[-1]] = YAML(typ="safe", pure=True).load(value)
     except YAMLError:
         document.problems.append(Problem(None, dotted(keys), f"override {text!r}: {value!r} is not valid YAML"))
+        return
     document.marks = {p: place for p, place in document.marks.items() if p[: len(keys)] != keys}
     document.marks[keys] = (f"override {text}", 0)  # no line
 

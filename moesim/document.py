@@ -48,6 +48,10 @@ class Document:
 
     def place(self, path: KeyPath) -> Place | None:
         """Return the place of *path*, or of its nearest ancestor that is in the text."""
+        if path not in self.marks:  # an override below it may have made it
+            below = [place for key, place in self.marks.items() if key[: len(path)] == path and not place[1]]
+            if path and below:
+                return below[-1]
         while path and path not in self.marks:
             path = path[:-1]
         return self.marks.get(path)

@@ -54,6 +54,12 @@ class Device(Spec):
     idle_power: Watts
     busy_power: Watts
 
+    @model_validator(mode="after")
+    def _works_harder_when_busy(self) -> Device:
+        if self.idle_power > self.busy_power:
+            raise ValueError(f"idle_power {self.idle_power:g} W is above busy_power {self.busy_power:g} W; swap them")
+        return self
+
 
 class LinkClass(Spec):
     """Links that one collective uses: time = startup + x + sqrt(ramp * x), x = bytes / (bandwidth * efficiency).

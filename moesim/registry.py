@@ -76,6 +76,28 @@ def suggest(word: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(str(k) for k in known)}"
 
 
+# Pydantic's own complaints that say what is wanted but not what was given.
+_ABOUT_A_VALUE = {"bool_type", "dict_type", "float_type", "greater_than", "greater_than_equal", "int_type", "less_than",
+                  "less_than_equal", "literal_error", "string_type", "tuple_type"}
+
+
+def plain(error: dict[str, Any]) -> str:
+    """Return a validation *error* of pydantic in words for the author of a file."""
+    kind, message, given = error["type"], error["msg"].removeprefix("Value error, "), error["input"]
+    if kind == "missing":
+        return "missing; add it"
+    if kind in ("model_type", "dataclass_type", "model_attributes_type"):
+        return f"must be a mapping of keys to values, got {given!r}"
+    if kind == "union_tag_invalid":
+        about = error["ctx"]
+        return f"unknown {about['discriminator']} {about['tag']!r}; known: {about['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return f"must be a mapping with a key {error['ctx']['discriminator']}"
+    if kind in _ABOUT_A_VALUE and not message.endswith(f", got {given!r}"):
+        return f"{message}, got {given!r}"
+    return message
+
+
 def name_of(instance: Any) -> str:
     """Return the name under which the part *instance* is registered."""
     return type(instance).__module__.rsplit(".", 1)[1]
@@ -107,8 +129,7 @@ def make(kind: str, value: Any) -> Any:
     try:
         return cls(**options)
     except ValidationError as error:
-        facts = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg'].removeprefix('Value error, ')}"
-                 for e in error.errors()]
+        facts = [f"{'.'.join(str(p) for p in e['loc'])}: {plain(dict(e))}" for e in error.errors()]
         raise UnknownPart(f"{value['name']}: " + "; ".join(facts)) from None
 
 

@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from moesim.config import DataPath, Spec
 from moesim.units import PerSecond
 
 _LARGEST = 2.0**31  # tokens of a request and seconds of arrival: 68 years, int32 positions
+_MOST = 10_000_000  # requests of a run: more do not fit into memory
 _LATE = 1e6  # seconds: nobody waits eleven days for the first request, but time stamps of a clock look like this
 COLUMNS = ("request", "arrival_s", "prompt_tokens", "output_tokens")
 
@@ -35,7 +36,11 @@ class Uniform(Spec):
         return self
 
 
-Length = Annotated[int, Field(ge=1)] | Uniform
+def _form(value: object) -> str:
+    return "range" if isinstance(value, dict | Uniform) else "number"
+
+
+Length = Annotated[Annotated[int, Field(ge=1), Tag("number")] | Annotated[Uniform, Tag("range")], Discriminator(_form)]
 
 
 class Poisson(Spec):
@@ -43,7 +48,7 @@ class Poisson(Spec):
 
     kind: Literal["poisson"]
     rate: PerSecond
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, le=_MOST)
     prompt_tokens: Length | None = None
     output_tokens: Length | None = None
 
@@ -59,7 +64,7 @@ class ClosedLoop(Spec):
 
     kind: Literal["closed_loop"]
     concurrency: int = Field(ge=1)
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, le=_MOST)
     prompt_tokens: Length | None = None
     output_tokens: Length | None = None
 

@@ -14,6 +14,10 @@ from ruamel.yaml import YAML
 
 from moesim import metrics
 
+# What a saved result consists of; `moesim plot` draws figures beside it.
+_FILES = {"requests.parquet", "steps.parquet", "spans.parquet", "links.parquet", "memory.parquet", "summary.json",
+          "meta.json", "scenario.yaml", "timeline.json", "figures"}
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -46,12 +50,10 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write tables (Parquet), summary, metadata, scenario and ``timeline.json`` (Perfetto) to *folder*.
 
-        The folder appears complete or not at all; one that is there is replaced if a result wrote it. Raises
-        ``FileExistsError`` if it holds anything else.
+        The folder appears complete or not at all; one that holds a saved result and nothing else is replaced. Raises
+        ``FileExistsError`` otherwise.
         """
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / "meta.json").exists():
-            raise FileExistsError(f"{folder} holds files that no result wrote; choose another folder, or empty it")
+        folder = check_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             new = Path(scratch) / "new"
@@ -72,6 +74,18 @@ class Result:
         with open(folder / "scenario.yaml", "w", encoding="utf-8") as file:
             YAML().dump(self.meta["scenario"], file)
         (folder / "timeline.json").write_text(json.dumps(timeline(self.spans)) + "\n", encoding="utf-8")
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Return *folder* if a result may be saved there. Raises ``FileExistsError`` if it is a file or holds others."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose a folder")
+    foreign = sorted({path.name for path in folder.iterdir()} - _FILES) if folder.exists() else []
+    if foreign:
+        raise FileExistsError(f"{folder} holds files that no result wrote ({', '.join(foreign[:3])}); choose another "
+                              f"folder, or move them away")
+    return folder
 
 
 def timeline(spans: pd.DataFrame) -> dict[str, Any]:

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "moesim"
 
 # From the top floor to the cellar. A module imports its own floor's package, or floors below.
 FLOORS = [
+    {"__main__"},
     {"cli"},
     {"demo"},
     {"plots", "explore"},

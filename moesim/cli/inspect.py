@@ -32,11 +32,14 @@ def check(files: Annotated[list[Path], typer.Argument(help="Scenario, model, mac
     """Check files; print every mistake with its place."""
     from moesim.cli import library
     from moesim.cli.errors import input_error
+    from moesim.sim import inputs
 
     wrong = False
     for path in files:
         try:
-            library.load(path)
+            kind, content = library.load(path)
+            if kind == "scenario":  # and its trace, which only a run would read
+                inputs.read(content)
         except Exception as error:
             text = input_error(error)
             if text is None:

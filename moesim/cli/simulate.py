@@ -33,8 +33,11 @@ def run(scenario: Annotated[Path, typer.Argument(help="Scenario file.")], overri
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Simulate one scenario and print what came out."""
     import moesim
+    from moesim.result import check_folder
 
     checked = moesim.load(scenario, overrides or ())
+    if out:
+        check_folder(out)
     with waiting(f"simulating {checked.name}"):
         result = moesim.simulate(checked)
     if out:

@@ -45,11 +45,11 @@ def place(trace: Annotated[Path, typer.Argument(help="Trace file.")],
     with waiting("placing"):
         answer = placement.solve(seen, devices, yaml_value("--solver", solver), seed, **nodes)
     scores = [placement.evaluate(answer, part, devices_per_node) for part in (seen, unseen)]
-    print_rows(["", "profile", "evaluation"], [[name, *(float(s[name]) for s in scores)] for name in scores[0].index])
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         answer.save(out)
         message(f"placement: {out}")
+    print_rows(["", "profile", "evaluation"], [[name, *(float(s[name]) for s in scores)] for name in scores[0].index])
 
 
 def convert(source: Annotated[Path, typer.Argument(metavar="IN", help="Trace file of any known format.")],

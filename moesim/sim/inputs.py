@@ -54,7 +54,7 @@ def prepare(scenario: Scenario) -> Inputs:
 
     Raises ``ConfigError`` (with file:line where known) if the trace does not fit the model or the requests.
     """
-    trace = _trace(scenario)
+    trace = read(scenario)
     fraction = scenario.trace.profile_fraction
     try:
         profile = trace.profile(fraction, scenario.seed)
@@ -66,7 +66,8 @@ def prepare(scenario: Scenario) -> Inputs:
     return Inputs(scenario, evaluation, placement, requests, rows)
 
 
-def _trace(scenario: Scenario) -> RoutingTrace:
+def read(scenario: Scenario) -> RoutingTrace:
+    """Return the trace of *scenario*. Raises ``ConfigError`` if it does not fit the model."""
     spec, model = scenario.trace, scenario.model
     try:
         trace = spec.synthetic.generate() if spec.synthetic else read_trace(str(spec.path))

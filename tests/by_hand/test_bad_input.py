@@ -47,8 +47,10 @@ MISTAKES = {
         ["{file}:{line}: hardware.scale_up.efficiency: Input should be less than or equal to 1, got 1.8"]),
     "unknown choice": (
         "kind: closed_loop", "kind: closed",
-        ["{file}:{line}: requests: Input tag 'closed' found using 'kind' does not match any of the expected tags: "
-         "'poisson', 'closed_loop', 'replay'"]),
+        ["{file}:{line}: requests.kind: unknown 'kind' 'closed'; known: 'poisson', 'closed_loop', 'replay'"]),
+    "text for a mapping": (
+        "{low: 8, high: 24}", "many",
+        ["{file}:{line}: requests.prompt_tokens: Input should be a valid integer, got 'many'"]),
     "not YAML": (
         "hidden: 64", "hidden: [64",
         ["{file}:{line+1}: not valid YAML: expected ',' or ']', but got ':'"]),

@@ -58,6 +58,15 @@ def test_run_prints_data_on_stdout_and_notes_on_stderr(tiny: str, tmp_path: Path
     assert {"ttft_p50_s", "load_max_over_mean", "share_experts"} <= names
 
 
+def test_check_reads_the_trace_of_a_scenario(tmp_path: Path, tiny: str) -> None:
+    """Eight experts in the model, four in the trace: what a run would refuse, check refuses."""
+    file = tmp_path / "other.yaml"
+    text = Path(tiny).read_text().replace("experts: 4, top_k: 2, ffn: 32", "experts: 8, top_k: 2, ffn: 32")
+    file.write_text(text)
+    done = call("check", file)
+    assert done.exit_code == 2 and "the trace has 4 experts, model tiny has 8" in done.stderr
+
+
 def test_demo_prints_the_table_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(out: Path) -> pd.DataFrame:
         assert out == tmp_path / "demo"

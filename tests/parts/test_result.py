@@ -134,7 +134,15 @@ def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("five years of work")
     with pytest.raises(FileExistsError) as caught:
         result().save(tmp_path)
-    assert str(caught.value) == f"{tmp_path} holds files that no result wrote; choose another folder, or empty it"
+    assert str(caught.value) == (f"{tmp_path} holds files that no result wrote (thesis.tex); choose another folder, or "
+                                 "move them away")
     assert [f.read_text() for f in tmp_path.iterdir()] == ["five years of work"]
+    run = result().save(tmp_path / "run")
+    (run / "notes.txt").write_text("what I learnt")
+    with pytest.raises(FileExistsError, match="notes.txt"):
+        result().save(run)
+    assert (run / "notes.txt").exists(), "notes beside a result stay"
+    with pytest.raises(FileExistsError, match="thesis.tex is a file; choose a folder"):
+        result().save(tmp_path / "thesis.tex")
     (tmp_path / "empty").mkdir()
     assert (result().save(tmp_path / "empty") / "meta.json").exists()
