@@ -48,6 +48,9 @@ def run_flows(fabric: Any, flows: pd.DataFrame, balancing: Any = "ecmp", seed: i
     moving = np.flatnonzero(size > 0)
     course = fluid.run(fluid.Paths.of(pieces.usage[moving]), links["capacity_bytes_per_s"].to_numpy(), size[moving],
                        start_s[moving], weight=weight[moving], limit=limit[moving], tolerance=tolerance)
+    if not np.isfinite(course.end_s).all():
+        raise ValueError(f"flow {pieces.flow[moving][np.argmax(course.end_s)]} never ends: a link on its path has no "
+                         f"capacity; give every link of the fabric a rate > 0")
     end_s, bottleneck = start_s.copy(), np.full(len(start_s), -1)
     end_s[moving], bottleneck[moving] = course.end_s, course.bottleneck
     end_s += pieces.usage @ links["latency_s"].to_numpy()
