@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,13 +18,24 @@ from moesim.registry import part
 
 @part
 class Ecmp:
-    """Pick a spine per (source, destination, seed) with a 64-bit hash."""
+    """Pick a spine per (source, destination, seed) with a 64-bit hash; flows of a pair are one connection.
 
-    def spine_shares(self, topology: Any, src: np.ndarray, dst: np.ndarray, seed: int) -> np.ndarray:
+    Only the leaf of the source chooses here, and no two leaves hash the same pair: one seed for all switches is as good
+    as one for each.
+    """
+
+    per_packet: ClassVar[bool] = False
+
+    def spine_shares(self, topology: Any, src: np.ndarray, dst: np.ndarray, seed: int, batch: Any = 0) -> np.ndarray:
         """Return 1 for the hashed spine and 0 for the others, [pairs, spines]."""
-        flow = np.asarray(src, np.uint64) << np.uint64(32) | np.asarray(dst, np.uint64)
-        spine = splitmix64(splitmix64(flow) ^ splitmix64(np.uint64(seed))) % np.uint64(topology.spines)
+        spine = splitmix64(mixed(src, dst, seed)) % np.uint64(topology.spines)
         return (spine[:, None] == np.arange(topology.spines, dtype=np.uint64)).astype(np.float64)
+
+
+def mixed(src: np.ndarray, dst: np.ndarray, seed: int) -> np.ndarray:
+    """Return a number (uint64) per (source, destination, seed): what switches hash."""
+    pair = np.asarray(src, np.uint64) << np.uint64(32) | np.asarray(dst, np.uint64)
+    return splitmix64(pair) ^ splitmix64(np.uint64(seed))
 
 
 def splitmix64(x: Any) -> np.ndarray:

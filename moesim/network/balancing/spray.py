@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from moesim.registry import part
 class Spray:
     """Give every spine the same share."""
 
-    def spine_shares(self, topology: Any, src: np.ndarray, dst: np.ndarray, seed: int) -> np.ndarray:
+    per_packet: ClassVar[bool] = True
+
+    def spine_shares(self, topology: Any, src: np.ndarray, dst: np.ndarray, seed: int, batch: Any = 0) -> np.ndarray:
         """Return 1 / spines everywhere, [pairs, spines]."""
         return np.full((len(src), topology.spines), 1 / topology.spines)

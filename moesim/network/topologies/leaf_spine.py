@@ -65,20 +65,31 @@ class LeafSpine:
         return link_table([("nic_out", hosts, self.link), ("nic_in", [(b, a) for a, b in hosts], self.link),
                            ("leaf_up", ups, uplink), ("leaf_down", [(b, a) for a, b in ups], uplink)], self.latency)
 
+    def crossing(self, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
+        """Return which flows from hosts *src* to hosts *dst* cross a spine, bool [flows]."""
+        return self.leaf_of(src) != self.leaf_of(dst)
+
+    def incidence(self, src: np.ndarray, dst: np.ndarray, flow: np.ndarray, spine: np.ndarray,
+                  share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (flow, link, share of its bytes) for flows from *src* to *dst*; *share* of *flow* crosses *spine*."""
+        hosts, fabric, each = self.n_hosts, self.leaves * self.spines, np.arange(len(src))
+        up, down = (self.leaf_of(end[flow]) * self.spines + spine for end in (src, dst))
+        return (np.concatenate([each, each, flow, flow]),
+                np.concatenate([src, hosts + dst, 2 * hosts + up, 2 * hosts + fabric + down]),
+                np.concatenate([np.ones(2 * len(each)), share, share]))
+
     def routes(self, balancing: Any, seed: int) -> sparse.csr_array:
         """Return the share of each pair's bytes on each link: [n_hosts * n_hosts, links]; a host's own use none."""
-        hosts, fabric = self.n_hosts, self.leaves * self.spines
+        hosts = self.n_hosts
         source, target = np.divmod(np.arange(hosts * hosts), hosts)
         pair = np.flatnonzero(source != target)
-        far = np.flatnonzero(self.leaf_of(source) != self.leaf_of(target))
+        source, target = source[pair], target[pair]
+        far = np.flatnonzero(self.crossing(source, target))
         shares = balancing.spine_shares(self, source[far], target[far], seed)
         which, spine = np.nonzero(shares)
-        up = self.leaf_of(source[far][which]) * self.spines + spine
-        down = self.leaf_of(target[far][which]) * self.spines + spine
-        row = np.concatenate([pair, pair, far[which], far[which]])
-        link = np.concatenate([source[pair], hosts + target[pair], 2 * hosts + up, 2 * hosts + fabric + down])
-        share = np.concatenate([np.ones(2 * len(pair)), shares[which, spine], shares[which, spine]])
-        return sparse.csr_array((share, (row, link)), shape=(hosts * hosts, 2 * (hosts + fabric)))
+        flow, link, share = self.incidence(source, target, far[which], spine, shares[which, spine])
+        return sparse.csr_array((share, (pair[flow], link)),
+                                shape=(hosts * hosts, 2 * (hosts + self.leaves * self.spines)))
 
     def to_networkx(self) -> Any:
         """Return the fabric as a ``networkx.DiGraph`` with the columns of ``links`` on its edges."""

@@ -48,12 +48,22 @@ class Switch:
         return link_table([("nic_out", ports, self.link), ("nic_in", [(b, a) for a, b in ports], self.link)],
                           self.latency)
 
+    def crossing(self, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
+        """Return which flows from hosts *src* to hosts *dst* cross a spine: none, there is no second switch."""
+        return np.zeros(len(src), bool)
+
+    def incidence(self, src: np.ndarray, dst: np.ndarray, flow: np.ndarray, spine: np.ndarray,
+                  share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (flow, link, share of its bytes) for flows from *src* to *dst*; nothing crosses a spine."""
+        each = np.arange(len(src))
+        return np.tile(each, 2), np.concatenate([src, self.hosts + dst]), np.ones(2 * len(each))
+
     def routes(self, balancing: Any, seed: int) -> sparse.csr_array:
         """Return the share of each pair's bytes on each link; there is one path, so nothing to balance."""
         source, target = np.divmod(np.arange(self.hosts**2), self.hosts)
-        pair = np.flatnonzero(source != target)
-        link = np.concatenate([source[pair], self.hosts + target[pair]])
-        return sparse.csr_array((np.ones(len(link)), (np.tile(pair, 2), link)), shape=(self.hosts**2, 2 * self.hosts))
+        pair, nothing = np.flatnonzero(source != target), np.zeros(0, np.int64)
+        flow, link, share = self.incidence(source[pair], target[pair], nothing, nothing, nothing)
+        return sparse.csr_array((share, (pair[flow], link)), shape=(self.hosts**2, 2 * self.hosts))
 
     def to_networkx(self) -> Any:
         """Return the fabric as a ``networkx.DiGraph`` with the columns of ``links`` on its edges."""
