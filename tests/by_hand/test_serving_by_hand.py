@@ -118,11 +118,20 @@ def test_the_fullest_device_of_a_tensor_parallel_group_decides(tmp_path: Path) -
     out, 2 x 2, the gate 4 x 2 and norms 6: 34 values, 68 bytes. A token's KV on it: one head of two, 8 bytes."""
     chosen = {"prompt": [[[0]]], "decode": [[[0]]], "devices": [[0, 1, 2], [3]]}
     heads = ("parallelism.tp=2", "model.attention={kind: gqa, heads: 2, kv_heads: 2, head_dim: 2}")
-    result = moesim.simulate(scenario(tmp_path, THREE, chosen, *heads, room_for(4, weights=68 + 36)))
+    requests = [(0, 1, 3)] * 3  # three tokens each: room for one on device 0, for two on device 1
+    result = moesim.simulate(scenario(tmp_path, requests, chosen, *heads, room_for(3, weights=68 + 36)))
     assert result.memory["non_expert_bytes"].tolist() == [68, 68]
-    assert result.memory["kv_capacity_bytes"].tolist() == [32, 32 + 24]
-    assert batches(result) == ONE_AT_A_TIME
-    assert result.memory["kv_peak_bytes"].tolist() == [32, 32]
+    assert result.memory["kv_capacity_bytes"].tolist() == [24, 24 + 24]
+    assert batches(result) == [(1, 0), (0, 1), (0, 1)] * 3
+    assert result.memory["kv_peak_bytes"].tolist() == [24, 24]
+
+
+def test_memory_is_that_of_the_group_of_a_device(tmp_path: Path) -> None:
+    """Two groups of two devices, one request of three tokens: devices 0 and 1 hold it, one head each."""
+    chosen = {"prompt": [[[0]]], "decode": [[[0]]], "devices": [[0], [1], [2], [3]]}
+    heads = ("parallelism.tp=2", "model.attention={kind: gqa, heads: 2, kv_heads: 2, head_dim: 2}")
+    result = moesim.simulate(scenario(tmp_path, [(0, 1, 3)], chosen, *heads))
+    assert result.memory["kv_peak_bytes"].tolist() == [24, 24, 0, 0]
 
 
 def test_with_the_context_everywhere_the_fullest_device_decides_for_all(tmp_path: Path) -> None:
@@ -170,6 +179,13 @@ def test_prompts_fill_max_tokens_and_a_longer_one_runs_alone(tmp_path: Path) -> 
     assert batches(result) == [(8, 0), (4, 0), (9, 0), (1, 0)]
     assert result.requests["first_token_s"].is_monotonic_increasing
     assert result.steps["running"].tolist() == [5, 3, 2, 1]  # admitted at once, prompts take turns
+
+
+def test_who_was_admitted_earlier_goes_first(tmp_path: Path) -> None:
+    """The prompt of 6 did not fit into the first step; that of 4 comes while it waits and would have fitted as well."""
+    requests = [(0, 5, 1), (0, 6, 1), (0.5, 4, 1)]
+    result = moesim.simulate(scenario(tmp_path, requests, None, "scheduler.max_tokens=8"))
+    assert batches(result) == [(5, 0), (6, 0), (4, 0)]
 
 
 def test_max_batch_counts_all_that_have_memory(tmp_path: Path) -> None:
@@ -265,23 +281,25 @@ def test_resampled_requests_wrap_around(tmp_path: Path) -> None:
         "{kind: closed_loop, concurrency: 1, count: 2, prompt_tokens: 5, output_tokens: 6}")))
     tokens, requests = inputs.trace.tokens, np.array([1, 0])
     prompt = tokens.iloc[inputs.rows.prompt(requests, np.array([5, 4]))]
-    first, second = prompt["position"].tolist()[:5], prompt["position"].tolist()[5:]
-    assert first in ([0, 1, 0, 1, 0], [1, 0, 1, 0, 1]) and second in ([0, 1, 0, 1], [1, 0, 1, 0])
+    assert prompt["position"].tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 1]
     assert (prompt["phase"] == 0).all()
     assert prompt["request"].iloc[:5].nunique() == prompt["request"].iloc[5:].nunique() == 1
     decode = [tokens.iloc[inputs.rows.decode(requests, np.full(2, i))] for i in range(5)]
-    for k in (0, 1):  # positions 2 to 4, each after the one before, the first after the last
-        places = [d["position"].iloc[k] - 2 for d in decode]
-        assert places == [(places[0] + i) % 3 for i in range(5)]
+    assert [d["position"].tolist() for d in decode] == [[2, 2], [3, 3], [4, 4], [2, 2], [3, 3]]
     assert all(d["request"].tolist() == [prompt["request"].iloc[0], prompt["request"].iloc[5]] for d in decode)
 
 
-def test_all_traced_requests_of_the_evaluation_part_are_drawn(tmp_path: Path) -> None:
+def test_traced_requests_are_dealt_in_turn_and_begin_elsewhere_the_second_time(tmp_path: Path) -> None:
+    """Forty requests, three to draw from: 14, 13 and 13. The first draw of each begins with its first row."""
     inputs = prepare(captured(tmp_path, dict.fromkeys(range(6), (2, 3)), requests=(
         "{kind: closed_loop, concurrency: 1, count: 40, prompt_tokens: 5, output_tokens: 6}")))
-    drawn = inputs.trace.tokens["request"].to_numpy()[inputs.rows.prompt_start]
-    assert set(drawn) == set(inputs.trace.requests)  # 40 draws of 3: each missing with a chance of (2/3)^40
-    assert len(set(drawn)) == 3
+    tokens, every = inputs.trace.tokens, np.arange(40)
+    drawn = tokens["request"].to_numpy()[inputs.rows.prompt_start]
+    assert sorted(np.unique(drawn, return_counts=True)[1]) == [13, 13, 14] and set(drawn) == set(inputs.trace.requests)
+    begin = tokens["position"].to_numpy()[inputs.rows.decode(every, np.zeros(40, int))]
+    assert begin[:3].tolist() == [2, 2, 2] and set(begin[3:]) == {2, 3, 4}
+    after = tokens["position"].to_numpy()[inputs.rows.decode(every, np.ones(40, int))]
+    assert ((after - begin) % 3 == 1).all()
 
 
 def test_requests_without_decode_rows_are_not_drawn(tmp_path: Path) -> None:
@@ -337,6 +355,14 @@ def test_a_decode_uses_its_own_row(tmp_path: Path) -> None:
     chosen = {"prompt": [[[0]]], "decode": [[[0]], [[1]], [[0]]], "devices": [[0], [1]]}
     steps = moesim.simulate(scenario(tmp_path, [(0, 1, 4)], chosen)).steps
     assert steps["dispatch_s"].tolist() == steps["combine_s"].tolist() == [0, 0, 9, 0]  # 5 + 4 bytes
+
+
+def test_utilisation_is_of_the_whole_run(tmp_path: Path) -> None:
+    """Two requests, the second at 1000 s: each sends 4 bytes there and gets 4 back."""
+    chosen = {"prompt": [[[1]]], "decode": [[[1]]], "devices": [[0], [1]]}
+    result = moesim.simulate(scenario(tmp_path, [(0, 1, 1), (1000, 1, 1)], chosen))
+    makespan, links = result.summary()["makespan_s"], result.links.set_index("name")
+    assert makespan > 1000 and links.loc["device0->switch0", "utilisation"] == pytest.approx(8 / makespan)
 
 
 @pytest.mark.parametrize(("deduplicate", "bytes_"), [("true", 4), ("false", 8)])

@@ -233,6 +233,16 @@ def test_solvers_see_the_profile_part_and_the_nodes_and_the_run_sees_the_rest() 
     assert inputs.trace.requests.tolist() == evaluation.requests.tolist()
 
 
+def test_the_network_is_balanced_as_the_scenario_says() -> None:
+    """Spray loads all links of a leaf alike, ECMP does not."""
+    def uplinks(*overrides: str) -> list[float]:
+        links = moesim.simulate(moesim.load(TINY, (*TWO_NODES, "trace.synthetic.seed=0", *overrides))).links
+        return links.loc[links["class"] == "leaf_up", "bytes"].round(6).tolist()
+
+    assert [len(set(part)) for part in (uplinks()[:3], uplinks()[3:])] == [1, 1]
+    assert len(set(uplinks("balancing=ecmp")[:3])) > 1
+
+
 @given(seed=st.integers(0, 10_000), tp=st.sampled_from([1, 2, 4]), layers=st.integers(1, 3), waits=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_both_clocks_agree_with_the_rule_on_any_costs(seed: int, tp: int, layers: int, waits: bool) -> None:
