@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -57,11 +61,12 @@ def _until_one_dies(function: Callable[[T], R], queue: deque[T], workers: int
     others = set(multiprocessing.active_children())
     flying: dict[Future[R], T] = {}
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_settle)
+    submit = functools.partial(_submit, pool, b"__main__" not in pickle.dumps(function))
     try:
-        _start(pool)
+        _start(submit)
         while queue or flying:
             while queue and len(flying) <= workers:  # one more than runs, so that no process waits for the next
-                future = _submit(pool, function, queue[0])
+                future = submit(function, queue[0])
                 flying[future] = queue.popleft()
             for future in wait(flying, return_when=FIRST_COMPLETED).done:
                 answer = future.result()
@@ -77,19 +82,44 @@ def _until_one_dies(function: Callable[[T], R], queue: deque[T], workers: int
         pool.shutdown(cancel_futures=True)
 
 
-def _start(pool: ProcessPoolExecutor) -> None:
+@contextmanager
+def _main_unseen() -> Iterator[None]:
+    """Let processes start without importing the calling script.
+
+    So a sweep also runs from a notebook, from standard input, and from a script without a ``__main__`` guard.
+    """
+    main = vars(sys.modules["__main__"])
+    seen: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
     try:
-        _submit(pool, os.getpid).result()
+        yield
+    finally:
+        main.pop("__spec__")
+        main.update(seen)
+
+
+def _start(submit: Callable[..., Future[int]]) -> None:
+    try:
+        submit(os.getpid).result()
     except BrokenProcessPool:
-        raise RuntimeError("the worker processes could not start; a script that calls sweep must do so under "
-                           "`if __name__ == \"__main__\":`, for every worker imports it; or pass a "
+        raise RuntimeError("the worker processes could not start; a script with metrics of its own must call sweep "
+                           "under `if __name__ == \"__main__\":`, for every worker imports it; or pass a "
                            "ThreadPoolExecutor") from None
 
 
-def _submit(pool: ProcessPoolExecutor, function: Callable[..., R], *arguments: Any) -> Future[R]:
-    """Submit to *pool*; a process that this starts never sees Ctrl-C, not even while it loads."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        return pool.submit(function, *arguments)
+def _submit(pool: ProcessPoolExecutor, alone: bool, function: Callable[..., R], *arguments: Any) -> Future[R]:
+    """Submit to *pool*; a process that this starts never sees Ctrl-C, not even while it loads.
+
+    *alone*: it needs nothing of the calling script.
+    """
+    with _main_unseen() if alone else nullcontext():
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return pool.submit(function, *arguments)
+        return _submit_masked(pool, function, *arguments)
+
+
+def _submit_masked(pool: ProcessPoolExecutor, function: Callable[..., R], *arguments: Any) -> Future[R]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # held back here, inherited by new processes
     try:
         return pool.submit(function, *arguments)

@@ -7,6 +7,7 @@ values have 2 bytes, the hidden state 2 values. Keys and values of a token are 2
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ import pytest
 import simpy
 
 import moesim
-from moesim.placement.placement import Placement
+from moesim.network import LeafSpine, Network
+from moesim.placement.placement import CapacityError, Placement
 from moesim.registry import make
 from moesim.serving.view import QueueView
 from moesim.sim.inputs import prepare
@@ -470,3 +472,48 @@ def test_spans_of_tensor_parallel_reduces_are_on_the_links(tmp_path: Path) -> No
     # One token's hidden state, 4 bytes, in a ring of two: 2 x 1/2 x 4 bytes on every link.
     assert result.links["attention_reduce_bytes"].tolist() == [4] * 4
     assert result.steps["attention_reduce_s"].tolist() == [5 + 4]
+
+
+# --- what the other pages of by_hand leave out ---------------------------------------------------------------------
+
+IDEAL = SimpleNamespace(bandwidth=10e9, efficiency=1.0, startup=0.0, ramp=0.0)
+
+
+def test_norms_stay_in_16_bit(tmp_path: Path) -> None:
+    """Tables 8 values, qkv 12, out 4, gate 2 in fp8; norms 6 values of 2 bytes."""
+    result = moesim.simulate(scenario(tmp_path, [(0, 1, 1)], None, "model.dtype.weights=fp8"))
+    assert result.memory["non_expert_bytes"].tolist() == [26 + 12]
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_all_gather_of_three(nodes: int) -> None:
+    """Of 1, 2 and 4 kB everybody passes on 7 less what the next has brought: 5, 3 and 6; and gets what is passed."""
+    fabric = LeafSpine(leaves=1, spines=1, hosts_per_leaf=3, link="10 GB/s", latency="0 s")
+    net = Network(3, 3 // nodes, IDEAL, fabric, IDEAL) if nodes > 1 else Network(3, 3, IDEAL)
+    cost = net.all_gather(1e3 * np.array([1, 2, 4]))
+    first = 6 if nodes > 1 else 0  # ports of the fabric come after those of the scale-up switches
+    assert (cost.loads[first:first + 6] / 1e3).tolist() == [5, 3, 6, 6, 5, 3]
+    assert cost.time_s == pytest.approx(6e3 / 10e9)
+
+
+def test_groups_that_share_a_link_wait_for_each_other() -> None:
+    """Six nodes of one device, two to a leaf, groups of three: 0 1 | 2 3 | 4 5. Both 2 and 3 send out of leaf 1.
+
+    A ring of three puts 2 x 2/3 of 12 kB on a link: 16 kB, and the uplink of leaf 1 has both groups'.
+    """
+    fabric = LeafSpine(leaves=3, spines=1, hosts_per_leaf=2, link="10 GB/s", latency="0 s")
+    cost = Network(6, 1, IDEAL, fabric, IDEAL).all_reduce(np.array([12e3, 12e3]), 3)
+    assert cost.time_s == pytest.approx([32e3 / 10e9] * 2)
+    alone = Network(6, 1, IDEAL, fabric, IDEAL).all_reduce(np.array([12e3, 0]), 3)
+    assert alone.time_s == pytest.approx([16e3 / 10e9, 0])
+
+
+def test_of_links_in_a_row_the_slowest_counts() -> None:
+    fabric = LeafSpine(leaves=2, spines=1, hosts_per_leaf=1, link="10 GB/s", uplink="100 GB/s", latency="0 s")
+    cost = Network(2, 1, IDEAL, fabric, IDEAL).all_to_all(np.array([[0, 10e3], [0, 0]]))
+    assert cost.time_s == pytest.approx(10e3 / 10e9)
+
+
+def test_devices_needed_are_rounded_up() -> None:
+    with pytest.raises(CapacityError, match="use 5 devices of this kind or more"):
+        Placement.from_device_of([[0, 1, 0, 1]] * 2, 2).check_capacity(10e9, 17e9)  # 80 / 17 = 4.7

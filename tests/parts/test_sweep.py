@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -235,3 +237,14 @@ def test_result_of_the_sweep_is_plain_numbers(tiny: Scenario) -> None:
     assert len(table) == 1
     assert all(pd.api.types.is_float_dtype(table[name]) for name in METRICS)
     json.loads(table.to_json())
+
+
+def test_a_sweep_runs_from_a_script_without_a_guard_and_from_standard_input(tmp_path: Path, repo: Path) -> None:
+    script = ("import moesim\n"
+              f"tiny = moesim.load({str(repo / 'tests/data/tiny.yaml')!r}, ('requests.count=4',))\n"
+              "print(moesim.sweep(tiny, {'seed': [0, 1]}, ['makespan_s'])['makespan_s'].gt(0).tolist())\n")
+    file = tmp_path / "script.py"
+    file.write_text(script)
+    for arguments, text in (([str(file)], None), (["-"], script)):
+        done = subprocess.run([sys.executable, *arguments], input=text, capture_output=True, text=True, check=False)
+        assert (done.stdout, done.stderr) == ("[True, True]\n", "")
