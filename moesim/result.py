@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass, fields
@@ -53,7 +54,7 @@ class Result:
         The folder appears complete or not at all; one that holds a saved result and nothing else is replaced. Raises
         ``FileExistsError`` otherwise.
         """
-        folder = check_folder(folder)
+        folder = check_folder(folder).resolve()  # what a link points to, not the link
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             new = Path(scratch) / "new"
@@ -69,7 +70,8 @@ class Result:
             table = getattr(self, field.name)
             if isinstance(table, pd.DataFrame):
                 table.to_parquet(folder / f"{field.name}.parquet", index=False)
-        (folder / "summary.json").write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
+        numbers = {k: v if math.isfinite(v) else None for k, v in self.summary().items()}  # JSON knows no NaN
+        (folder / "summary.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         (folder / "meta.json").write_text(json.dumps(self.meta, indent=1) + "\n", encoding="utf-8")
         with open(folder / "scenario.yaml", "w", encoding="utf-8") as file:
             YAML().dump(self.meta["scenario"], file)

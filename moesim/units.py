@@ -59,7 +59,7 @@ _DIVISORS = ("byte/second", "flop/second")  # times are quotients by these
 
 _AMBIGUOUS = re.compile(r"(?<![A-Za-z])[kKMGTP]i?b(?![a-z])")
 
-_NUMBER_FIRST = re.compile(r"\s*[-+]?\.?\d")
+_NUMBER_AND_UNIT = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*[^\d*+()-]*")
 
 
 class UnitError(ValueError):
@@ -88,8 +88,8 @@ def parse(text: str, unit: str) -> float:
     kind, example = KINDS[unit]
     if _AMBIGUOUS.search(text):
         raise UnitError(f"{text!r} is ambiguous: write Gbit (bits) or GB (bytes)")
-    if not _NUMBER_FIRST.match(text):
-        raise UnitError(f"{text!r} does not begin with a number; write a {kind}, e.g. '{example}'")
+    if not _NUMBER_AND_UNIT.fullmatch(text):
+        raise UnitError(f"{text!r} is not a number with a unit; write a {kind}, e.g. '{example}'")
     try:
         quantity = _registry()(text)
     except (pint.errors.PintError, ArithmeticError, AssertionError, SyntaxError, TypeError, ValueError) as error:
@@ -120,8 +120,9 @@ _SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "
 
 def pretty(value: float, unit: str, digits: int = 3) -> str:
     """Return *value* (in the SI *unit*) for human eyes, as ``'4.8 TB/s'``."""
-    scale, prefix = next(((s, p) for s, p in _SCALES if abs(value) >= s), (1.0, ""))
-    return f"{value / scale:.{digits}g} {prefix}{_SYMBOL[unit].lstrip()}"
+    rounded = float(f"{value:.{digits}g}")  # first, so that 999.99 kB is 1 MB
+    scale, prefix = next(((s, p) for s, p in _SCALES if abs(rounded) >= s), (1.0, ""))
+    return f"{rounded / scale:.{digits}g} {prefix}{_SYMBOL[unit]}"
 
 
 def _quantity(unit: str) -> Any:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import settings
 
 # The default suite tries the same examples every time; `HYPOTHESIS_PROFILE=search pytest` looks for new ones.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("search", print_blob=True)
+# No deadline: the first example compiles the loops.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", print_blob=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 REPO = Path(__file__).resolve().parent.parent

@@ -167,7 +167,7 @@ def _draw(scenario: Scenario, requests: pd.DataFrame, sources: pd.DataFrame) -> 
     if "domain" not in requests:
         groups = [(np.arange(len(requests)), np.arange(len(sources)))]
     else:
-        missing = sorted(set(requests["domain"]) - set(sources["domain"]))
+        missing = sorted(map(str, set(requests["domain"]) - set(sources["domain"])))
         if missing:
             known = ", ".join(sorted(map(str, set(sources["domain"]))))
             raise scenario.error("requests", f"domain {missing[0]!r} is not in the evaluation part of the trace, which "

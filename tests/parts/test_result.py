@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+import moesim
 from moesim import metrics
 from moesim.result import Result, timeline
 
@@ -146,3 +147,18 @@ def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
         result().save(tmp_path / "thesis.tex")
     (tmp_path / "empty").mkdir()
     assert (result().save(tmp_path / "empty") / "meta.json").exists()
+
+
+def test_what_is_saved_is_json_and_goes_where_a_link_points(tmp_path: Path, repo: Path) -> None:
+    """One output token: no time per output token, NaN in Python, null in JSON."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    tiny = moesim.load(repo / "tests/data/tiny.yaml", ("requests.output_tokens=1",))
+    moesim.simulate(tiny).save(tmp_path / "link")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    summary = json.loads((tmp_path / "target/summary.json").read_text(), parse_constant=refuse)
+    assert summary["tpot_mean_s"] is None and summary["ttft_mean_s"] > 0
+    assert (tmp_path / "link").is_symlink()

@@ -43,9 +43,11 @@ def test_values(text: str, unit: str, value: float) -> None:
     ("4 Pb", "byte", "'4 Pb' is ambiguous: write Gbit (bits) or GB (bytes)"),
     ("4 KB", "byte", "'4 KB' is not a size; write e.g. '141 GB'"),
     ("1e400 B", "byte", "'1e400 B' is not a finite size; write e.g. '141 GB'"),
-    ("GB", "byte", "'GB' does not begin with a number; write a size, e.g. '141 GB'"),
-    ("nan B", "byte", "'nan B' does not begin with a number; write a size, e.g. '141 GB'"),
-    ("", "watt", "'' does not begin with a number; write a power, e.g. '700 W'"),
+    ("5 * 3 B", "byte", "'5 * 3 B' is not a number with a unit; write a size, e.g. '141 GB'"),
+    ("2**3 B", "byte", "'2**3 B' is not a number with a unit; write a size, e.g. '141 GB'"),
+    ("GB", "byte", "'GB' is not a number with a unit; write a size, e.g. '141 GB'"),
+    ("nan B", "byte", "'nan B' is not a number with a unit; write a size, e.g. '141 GB'"),
+    ("", "watt", "'' is not a number with a unit; write a power, e.g. '700 W'"),
 ])
 def test_what_is_refused(text: str, unit: str, message: str) -> None:
     with pytest.raises(units.UnitError) as caught:
