@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,18 +14,9 @@ from moesim.capture.text import Plan, capture_text  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Save a tiny Mixtral and a tokenizer of one token per character."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=31, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2, eos_token_id=1, bos_token_id=0)
-    transformers.MixtralForCausalLM(config).save_pretrained(folder)
-    letters = {token: index for index, token in enumerate(["<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz .,"])}
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE(letters, []))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>").save_pretrained(folder)
-    return str(folder)
+def folder(tiny_mixtral: Path) -> str:
+    """Return where the tiny Mixtral and its tokenizer are."""
+    return str(tiny_mixtral)
 
 
 def test_prompts_become_requests(folder: str) -> None:

@@ -16,18 +16,9 @@ tokenizers = pytest.importorskip("tokenizers")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Mixtral and a tokenizer of one token per character."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=31, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2, eos_token_id=1, bos_token_id=0)
-    transformers.MixtralForCausalLM(config).save_pretrained(folder)
-    letters = {token: index for index, token in enumerate(["<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz .,"])}
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE(letters, []))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>").save_pretrained(folder)
-    return folder
+def model(tiny_mixtral: Path) -> Path:
+    """Return where the tiny Mixtral and its tokenizer are."""
+    return tiny_mixtral
 
 
 def call(*arguments: object):  # type: ignore[no-untyped-def]

@@ -39,6 +39,8 @@ def test_a_short_trace_is_said_to_repeat_itself() -> None:
     short = next(w for w in warnings(*many) if w.startswith("the trace is short for this load"))
     assert "use a trace of more requests" in short
     assert not any(w.startswith("the trace is short") for w in warnings())
+    only_prompts = warnings("requests.output_tokens=1")  # nothing is decoded, so nothing is repeated
+    assert not any(w.startswith("the trace is short") for w in only_prompts)
 
 
 def test_a_roofline_says_that_nothing_was_measured() -> None:
