@@ -64,7 +64,7 @@ class Device(Spec):
 class LinkClass(Spec):
     """Links that one collective uses: time = startup + x + sqrt(ramp * x), x = bytes / (bandwidth * efficiency).
 
-    The form and its fit to measured collectives: design section 7. ``bandwidth`` is per device and direction.
+    The form and its fit to measured collectives: docs/background/network.md. ``bandwidth`` is per device and direction.
     """
 
     bandwidth: BytesPerSecond

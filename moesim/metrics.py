@@ -16,7 +16,7 @@ SUMMARY_KEYS = (*(f"{time}_{point}_s" for time in ("ttft", "tpot", "e2e") for po
 
 
 def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -> dict[str, float]:
-    """Return latency percentiles, throughput, makespan and energy (keys: design section 11).
+    """Return latency percentiles, throughput, makespan and energy (keys: ``SUMMARY_KEYS``).
 
     ``tpot_s`` counts requests with two output tokens or more. ``throughput_tok_per_s``: output tokens over the
     makespan, which runs from time 0 to the last finish.

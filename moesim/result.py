@@ -45,7 +45,7 @@ class Result:
     meta: dict[str, Any]
 
     def summary(self) -> dict[str, float]:
-        """Return the numbers that sum up the run (keys: design section 11)."""
+        """Return the numbers that sum up the run (keys: ``metrics.SUMMARY_KEYS``)."""
         return metrics.summary(self.requests, self.steps, self.meta)
 
     def save(self, folder: str | Path) -> Path:

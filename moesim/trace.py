@@ -210,7 +210,7 @@ class RoutingTrace:
         return counts
 
     def write(self, path: str | Path) -> None:
-        """Write the trace as Parquet (design section 9); ``read_trace`` gives back the same bits."""
+        """Write the trace as Parquet (docs/reference/trace.md); ``read_trace`` gives back the same bits."""
         with trace_file.TraceWriter(path, self.meta, probs=self.probs is not None) as writer:
             writer.write(self.tokens, self.experts, self.probs)
 

@@ -19,7 +19,7 @@ UNKNOWN = "unknown"  # the domain of a token whose domain nobody recorded
 INTEGER_COLUMNS = {"request": np.int32, "step": np.int32, "position": np.int32, "phase": np.uint8,
                    "token_id": np.int32}
 COLUMNS = (*INTEGER_COLUMNS, "domain")
-VERSION = 1  # of the form of design section 9
+VERSION = 1  # of the form in docs/reference/trace.md
 DESCRIPTIVE = ("model", "revision", "moe_layer_indices", "renormalised", "origin", "licence")
 STRUCTURAL = ("version", "n_layers", "n_experts", "top_k", "n_ranked")
 

@@ -1,4 +1,4 @@
-"""The Parquet form of a routing trace (design section 9): write, read, stream.
+"""The Parquet form of a routing trace (docs/reference/trace.md): write, read, stream.
 
 One row per token. ``experts`` and ``probs`` are fixed-size lists of L*M values, so that any tool that
 reads Parquet gets one list per token. The sizes and the origin are JSON under the schema's key ``moesim``.

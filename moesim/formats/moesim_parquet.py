@@ -16,7 +16,7 @@ from moesim.trace import RoutingTrace, TraceError
 
 @part
 class MoesimParquet:
-    """Read the native form (design section 9)."""
+    """Read the native form (docs/reference/trace.md)."""
 
     def matches(self, path: Path) -> bool:
         """Say whether the file's name ends in ``.parquet``."""

@@ -130,7 +130,7 @@ def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
 def _repetition(steps: pd.DataFrame) -> list[str]:
     """Return a warning if tokens that decode together often have the same routing, because the trace is short."""
     tokens, rows = steps["decode_tokens"].mean(), steps["decode_rows"].mean()
-    if rows > 0.9 * tokens:
+    if rows >= 0.9 * tokens:
         return []
     return [f"the trace is short for this load: of {tokens:.0f} tokens decoded in a step (mean) only {rows:.0f} have "
             f"rows of their own, so fewer experts are in use at a time; use a trace of more requests"]

@@ -1,4 +1,4 @@
-"""Costs of a step under the two meanings of expert parallelism (design section 5).
+"""Costs of a step under the two meanings of expert parallelism (docs/background/expert-parallelism.md).
 
 ``DispatchCombine``: what serving engines do. A token has a home; in every layer with experts it is copied
 to the devices of its experts and their sum comes home. ``ContextCoherent``: ExFlow (arXiv 2401.08383). The

@@ -111,7 +111,7 @@ def _placement(scenario: Scenario, profile: RoutingTrace) -> Placement:
 
 
 def _join(scenario: Scenario, trace: RoutingTrace) -> tuple[pd.DataFrame, TokenRows]:
-    """Return the request table and the trace rows of each request (design section 9)."""
+    """Return the request table and the trace rows of each request (docs/reference/trace.md)."""
     try:
         requests = arrivals.table(scenario.requests, scenario.seed)
     except ValueError as error:
@@ -127,8 +127,8 @@ def _join(scenario: Scenario, trace: RoutingTrace) -> tuple[pd.DataFrame, TokenR
     else:
         picks, again = _draw(scenario, requests, sources)
         drawn = sources.iloc[picks]
-        longest = (drawn["prompt_count"] * drawn["decode_count"]).to_numpy(np.int64)
-        offset = np.where(again, np.random.default_rng([scenario.seed, 3]).integers(longest), 0)
+        cycle = (drawn["prompt_count"] * drawn["decode_count"]).to_numpy(np.int64)  # any row of either is as likely
+        offset = np.where(again, np.random.default_rng([scenario.seed, 3]).integers(cycle), 0)
     columns = ("prompt_start", "prompt_count", "decode_start", "decode_count")
     return requests, TokenRows(**{c: drawn[c].to_numpy(np.int64) for c in columns}, offset=offset)
 

@@ -1,8 +1,8 @@
 """From the experts that a step's tokens chose to tokens per expert slot and messages between devices.
 
 Letters: T tokens of the step, L layers with experts, k experts per token, D devices, S slots of a device
-(the experts it holds in a layer, in ascending order). Two functions, one per meaning of expert
-parallelism (design section 5); both are loops over tokens compiled by numba, with plain twins in the tests.
+(the experts it holds in a layer, in ascending order). One function per way that tokens meet experts
+(docs/background/expert-parallelism.md): all are loops compiled by numba, with plain twins in the tests.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def tiny(*overrides: str) -> moesim.Scenario:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_both_engines_agree(variant: str) -> None:
-    """The law of design section 4: the same spans to 1e-9."""
+    """The law of docs/background/time.md: the same spans to 1e-9."""
     scenario = tiny(*VARIANTS[variant])
     steps, events = (moesim.simulate(moesim.override(scenario, (f"detail={d}",))) for d in ("steps", "events"))
     for table in ("requests", "steps", "spans", "links", "memory"):
