@@ -61,24 +61,39 @@ class Device(Spec):
         return self
 
 
-class LinkClass(Spec):
-    """Links that one collective uses: time = startup + x + sqrt(ramp * x), x = bytes / (bandwidth * efficiency).
+class Eager(Spec):
+    """Short messages, up to ``limit``, go at ``rate`` each; longer ones start ``delay`` later (eager, rendezvous)."""
 
-    The form and its fit to measured collectives: docs/background/network.md. ``bandwidth`` is per device and direction.
+    limit: Bytes
+    rate: BytesPerSecond
+    delay: Seconds = 0.0
+
+
+class Transfer(Spec):
+    """What collectives reach: startup + messages * message + x + sqrt(ramp * x), x the bytes over rate * efficiency.
+
+    ``message``: of each message that the busiest device sends. The form and its fit to measured collectives:
+    docs/background/network.md.
     """
 
-    bandwidth: BytesPerSecond
     efficiency: float = Field(gt=0, le=1)
     startup: Seconds
     ramp: Seconds
+    message: Seconds = 0.0
+    eager: Eager | None = None
 
 
-class ScaleOut(Spec):
+class LinkClass(Transfer):
+    """The scale-up links of a node: ``bandwidth`` per device and direction. ``of``: constants of single collectives."""
+
+    bandwidth: BytesPerSecond
+    of: dict[str, Transfer] = {}
+
+
+class ScaleOut(Transfer):
     """How collectives use the fabric between nodes; the bandwidth of its links is the topology's."""
 
-    efficiency: float = Field(gt=0, le=1)
-    startup: Seconds
-    ramp: Seconds
+    of: dict[str, Transfer] = {}
 
 
 class HardwareSpec(Spec):

@@ -22,7 +22,9 @@ from pydantic_core import core_schema
 # kind -> (package that holds the parts, the method each of them has)
 KINDS = {
     "topology": ("moesim.network.topologies", "links"),
-    "balancing": ("moesim.network.balancing", "spine_shares"),
+    "balancing": ("moesim.network.balancing", "paths"),
+    "all_to_all": ("moesim.network.all_to_all", "stages"),
+    "all_reduce": ("moesim.network.all_reduce", "rounds"),
     "kernel_model": ("moesim.kernels.models", "time_s"),
     "solver": ("moesim.placement.solvers", "solve"),
     "scheduler": ("moesim.serving.schedulers", "plan"),

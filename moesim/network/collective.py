@@ -1,15 +1,32 @@
-"""The closed form of a collective: how long it takes when its links are its own."""
+"""What a collective costs in closed form: how long its steps take when the links are its own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 
-class Startup(Protocol):
-    """Constants of one domain (scale-up or scale-out): share of link bandwidth reached, seconds of startup and ramp."""
+class Eager(Protocol):
+    """How a library sends short messages: without asking first, at a rate of their own."""
+
+    @property
+    def limit(self) -> float:
+        """Bytes of the longest message that is sent so."""
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second of one message."""
+
+    @property
+    def delay(self) -> float:
+        """Seconds by which longer messages start later."""
+
+
+class Transfer(Protocol):
+    """Constants of one domain (scale-up or scale-out); ``of`` has those of collectives that differ, by name."""
 
     @property
     def efficiency(self) -> float:
@@ -23,13 +40,38 @@ class Startup(Protocol):
     def ramp(self) -> float:
         """Seconds that grow with the square root: links reach full speed late."""
 
+    @property
+    def message(self) -> float:
+        """Seconds that a device needs for each message that it sends, however small."""
 
-class LinkClass(Startup, Protocol):
+    @property
+    def eager(self) -> Eager | None:
+        """What is different for short messages, or None."""
+
+    @property
+    def of(self) -> Mapping[str, Any]:
+        """Constants of single collectives, by name."""
+
+
+class LinkClass(Transfer, Protocol):
     """A domain whose links are all alike: the scale-up switch."""
 
     @property
     def bandwidth(self) -> float:
         """Bytes per second, per device and direction."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Constants in plain SI numbers; the default is a perfect domain. Machines give the same as ``LinkClass``."""
+
+    bandwidth: float = np.inf
+    efficiency: float = 1.0
+    startup: float = 0.0
+    ramp: float = 0.0
+    message: float = 0.0
+    eager: Any = None
+    of: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,10 +82,52 @@ class Collective:
     loads: np.ndarray
 
 
-def seconds(x: np.ndarray, constants: Startup, latency_s: float = 0.0) -> np.ndarray:
-    """Return the seconds of a collective whose busiest link needs *x* seconds at full speed; nothing takes no time.
+class Step(NamedTuple):
+    """A step of a collective in one or two domains (axis 0: scale-up, scale-out); fields [domains, ...] or one number.
 
-    startup + x + sqrt(ramp * x). Fits NCCL's 8-GPU all-to-all on H100 from 512 B to 512 MB with a mean error of 6 %,
-    where startup + x leaves 13 % (tests/external/test_collectives.py). Headers and message sizes are in the constants.
+    ``x``: seconds of the busiest link at its reachable rate. ``issued``: messages of the busiest device. ``longest``:
+    bytes of the longest message. ``repeat``: how often; ``latencies``: path latencies each time. ``launch``: startups
+    are paid. ``copied_s`` [...]: copies before it.
     """
-    return np.where(x > 0, constants.startup + latency_s + x + np.sqrt(constants.ramp * x), 0.0)
+
+    x: np.ndarray
+    issued: np.ndarray | float = 0.0
+    longest: np.ndarray | float = np.inf
+    repeat: int = 1
+    latencies: int = 1
+    launch: bool = True
+    copied_s: np.ndarray | float = 0.0
+
+
+def seconds(steps: Iterable[Step], constants: list[Transfer], latency_s: list[float]) -> np.ndarray:
+    """Return the seconds [...] of *steps* one after the other; *constants* and *latency_s* by domain.
+
+    A launch takes startup + x + sqrt(ramp * x) in each domain, the slower counts; a domain without traffic takes no
+    time. Steps without a launch go on with the launch before them: x adds up under one square root, no second startup.
+    Where every message is short enough for the eager protocol, x + sqrt(ramp * x) is the longest over its rate. How it
+    fits measured collectives: docs/background/network.md, tests/external/test_collectives.py.
+    """
+    total: Any = 0.0
+    carried: np.ndarray | None = None
+    for step in steps:
+        if carried is None or step.launch:
+            carried = np.zeros(np.shape(step.x))
+        domains = []
+        for d, (c, latency) in enumerate(zip(constants, latency_s, strict=True)):
+            x, before = step.repeat * step.x[d], carried[d].copy()
+            carried[d] += x
+            each = latency * step.latencies + c.message * of_domain(step.issued, d)
+            moving = x + np.sqrt(c.ramp * carried[d]) - np.sqrt(c.ramp * before)
+            if c.eager is not None:
+                longest = of_domain(step.longest, d)
+                short = longest <= c.eager.limit
+                moving = np.where(short, step.repeat * longest / c.eager.rate, c.eager.delay + moving)
+            time_s = np.where(before > 0, 0.0, c.startup) + step.repeat * each + moving
+            domains.append(np.where(x > 0, time_s, 0.0))
+        total = total + step.copied_s + np.maximum.reduce(domains)
+    return np.asarray(total)
+
+
+def of_domain(value: np.ndarray | float, domain: int) -> Any:
+    """Return the entry of *domain* of *value* [domains, ...], or the one value for all."""
+    return value if np.ndim(value) == 0 else np.asarray(value)[domain]

@@ -31,3 +31,41 @@ def link_loads(traffic: np.ndarray, start: np.ndarray, pair: np.ndarray, share: 
             for e in range(start[link], start[link + 1]):
                 total += share[e] * traffic[b, pair[e]]
             loads[b, link] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def longest(traffic: np.ndarray, per_node: int) -> np.ndarray:
+    """Return the largest entry of each of *traffic* [B, D, D] inside nodes and between nodes, [2, B]; no diagonal."""
+    result = np.zeros((2, len(traffic)))
+    for b in range(len(traffic)):
+        for i in range(traffic.shape[1]):
+            for j in range(traffic.shape[2]):
+                if i != j:
+                    domain = int(i // per_node != j // per_node)
+                    result[domain, b] = max(result[domain, b], float(traffic[b, i, j]))
+    return result
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def least_loaded(start: np.ndarray, links: np.ndarray, size: np.ndarray, second: np.ndarray,
+                 waiting: np.ndarray) -> np.ndarray:
+    """Return which path (row of *links*) each flow takes: the first with the least *waiting* seconds.
+
+    Flow f has the rows from ``start[f]``; it then adds *size* times *second* per byte to *waiting* [links] of its path.
+    """
+    n_flows = len(start)
+    pick = np.empty(n_flows, np.int64)
+    for f in range(n_flows):
+        end = start[f + 1] if f + 1 < n_flows else len(links)
+        least, pick[f] = np.inf, start[f]
+        for row in range(start[f], end):
+            total = 0.0
+            for link in links[row]:
+                if link >= 0:
+                    total += waiting[link]
+            if total < least * (1 - 1e-12):
+                least, pick[f] = total, row
+        for link in links[pick[f]]:
+            if link >= 0:
+                waiting[link] += size[f] * second[link]
+    return pick

@@ -1,123 +1,59 @@
-"""The network of a machine: scale-up switches inside nodes, a fabric between them, and collectives on both.
+"""The network of a machine and what collectives cost on it in closed form, by the time of the busiest link.
 
-Letters: D devices, G tensor-parallel groups. A device is host number ``device`` of the fabric (one port each).
-Collectives are closed form: time = startup + x + sqrt(ramp * x), where x is the time of the busiest link. They
-are right when the collective has its links to itself and its flows start together.
+That is right when the collective has its links to itself and its flows start together; ``moesim.network.play`` runs the
+same flows exactly, alone or with others. Letters: D devices, G groups of neighbouring devices.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import sparse
 
 from moesim import registry
-from moesim.network.collective import Collective, LinkClass, Startup, seconds
-from moesim.network.routes import Routes, between_nodes, inside_nodes, merged
-from moesim.network.topologies._build import link_table
+from moesim.network.collective import Collective, Step, seconds
+from moesim.network.routes import Routes, between, used
+from moesim.network.stages import Messages, Round, Stage, staged
+from moesim.network.wiring import Wiring
 
 
 @dataclass(frozen=True)
-class Network:
-    """Cost collectives on *n_devices* in nodes of *devices_per_node*.
+class Network(Wiring):
+    """Cost collectives on the devices that a ``Wiring`` joins. ``reduction``: the all-reduce part, or its name."""
 
-    ``scale_up`` (bandwidth, efficiency, startup, ramp) holds for every device's link to the switch of its node, one per
-    direction. ``fabric`` is a topology part and ``scale_out`` has its efficiency, startup and ramp; both None for one
-    node. ``balancing`` is a part or its name; ``seed`` is its. Raises ``ValueError`` if nodes are not joined.
-    """
-
-    n_devices: int
-    devices_per_node: int
-    scale_up: LinkClass
-    fabric: Any = None
-    scale_out: Startup | None = None
-    balancing: Any = "spray"
-    seed: int = 0
-    _rings: dict[int, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.n_devices % self.devices_per_node:
-            raise ValueError(f"{self.n_devices} devices do not fill nodes of {self.devices_per_node}; "
-                             f"make n_devices a multiple")
-        if self.nodes > 1 and (self.fabric is None or self.scale_out is None):
-            raise ValueError(f"{self.nodes} nodes need a fabric and scale_out to join them; give both")
-        if self.nodes > 1 and self.fabric.n_hosts < self.n_devices:
-            raise ValueError(f"the fabric has {self.fabric.n_hosts} hosts for {self.n_devices} devices "
-                             f"(one port each); take a larger fabric")
-
-    @classmethod
-    def of(cls, machine: Any, balancing: Any = "spray", seed: int = 0) -> Network:
-        """Return the network of *machine* (a ``HardwareSpec``)."""
-        return cls(machine.n_devices, machine.devices_per_node, machine.scale_up, machine.fabric, machine.scale_out,
-                   balancing, seed)
-
-    @property
-    def nodes(self) -> int:
-        """Number of nodes."""
-        return self.n_devices // self.devices_per_node
-
-    @cached_property
-    def links(self) -> pd.DataFrame:
-        """All links: link, class, name, capacity_bytes_per_s, latency_s; scale_up_out and scale_up_in come first."""
-        ports = [(f"device{d}", f"switch{d // self.devices_per_node}") for d in range(self.n_devices)]
-        up = link_table([("scale_up_out", ports, self.scale_up.bandwidth),
-                         ("scale_up_in", [(b, a) for a, b in ports], self.scale_up.bandwidth)], 0.0)
-        if self.nodes == 1:
-            return up
-        table = pd.concat([up, self.fabric.links()], ignore_index=True)
-        table["link"] = np.arange(len(table))
-        return table
+    reduction: Any = "hierarchical_ring"
 
     def all_to_all(self, traffic: np.ndarray, size: float = 1.0, reverse: bool = False) -> Collective:
-        """Cost *traffic* [..., D, D] times *size* bytes from device (row) to device (column).
+        """Cost *traffic* [..., D, D] times *size* bytes from device (row) to device (column), everything at once.
 
         The diagonal stays where it is. *reverse* sends from column to row: the same messages on their way home. Whole
         numbers (int32) are faster than floats. Each domain, scale-up and scale-out, is timed by its busiest link; they
         run side by side and the slower counts. Raises ``ValueError`` for another shape, or negative or undefined bytes.
         """
-        from moesim.network.loops import link_loads  # numba
+        return self._cost([[Stage(np.asarray(traffic))]], "flat", size, reverse, [None])
 
-        traffic = np.asarray(traffic)
-        if traffic.dtype != np.int32:
-            traffic = traffic.astype(np.float64, copy=False)
-        if traffic.shape[-2:] != (self.n_devices, self.n_devices):
-            raise ValueError(f"traffic has the shape {traffic.shape}; "
-                             f"its last two axes must be the {self.n_devices} devices")
-        flat = np.ascontiguousarray(traffic).reshape(-1, self.n_devices**2)
-        shares = self._routes.shares
-        loads = np.empty((len(flat), shares.shape[0]))
-        link_loads(flat, shares.indptr, self._pairs_reversed if reverse else shares.indices, shares.data, loads)
-        if not (loads >= 0).all():
-            raise ValueError("traffic holds negative or undefined bytes; give finite numbers >= 0")
-        loads = loads.reshape(*traffic.shape[:-2], -1) * size
-        return Collective(self._time(loads), loads[..., self._routes.group])
+    def exchange(self, part: Any, messages: Messages, size: float = 1.0, reverse: bool = False) -> Collective:
+        """Cost getting *messages* times *size* bytes to their devices by the all-to-all *part* (or its name).
 
-    @cached_property
-    def _pairs_reversed(self) -> np.ndarray:
-        """The pairs of ``_routes.shares`` with source and destination exchanged."""
-        source, target = np.divmod(self._routes.shares.indices, self.n_devices)
-        return target * self.n_devices + source
+        *reverse*: home again, its stages in reverse order.
+        """
+        part = registry.make("all_to_all", part)
+        launches = staged(part, messages, self.devices_per_node, reverse)
+        return self._cost(launches, registry.name_of(part), size, reverse, self._patterns(part, reverse, len(launches)))
 
     def all_reduce(self, size: np.ndarray, width: int) -> Collective:
-        """Cost the sum over groups of *width* neighbouring devices, all groups at once.
+        """Cost the sum over groups of *width* neighbouring devices, all groups at once, by ``reduction``.
 
         *size* [..., G]: bytes of the vector that each device of group g holds. Times [..., G], loads [..., G, links].
-        Inside a node: a ring, 2 (n - 1) / n of the bytes per link. Across nodes: reduce-scatter in each node, a ring
-        between equal positions of the nodes, all-gather in each node. Raises ``ValueError`` for uneven groups.
+        Raises ``ValueError`` for groups that do not fit the nodes evenly.
         """
-        local, across = self._ring(width)
-        if across is None:
-            return self._grouped(size, [2 * local])
-        return self._grouped(size, [local, 2 * across, local])
+        return self._reduce(size, width, "all_reduce", (0, 1))
 
     def reduce_scatter(self, size: np.ndarray, width: int) -> Collective:
         """Cost the sum of which each device keeps its share; arguments and results as ``all_reduce``."""
-        local, across = self._ring(width)
-        return self._grouped(size, [local] if across is None else [local, across])
+        return self._reduce(size, width, "reduce_scatter", (0,))
 
     def all_gather(self, sent: np.ndarray) -> Collective:
         """Cost every device getting what all others hold: *sent* [..., D] bytes of each.
@@ -133,73 +69,150 @@ class Network:
         local = self._passed(total - np.roll(position, -1, axis=-1), inside)
         if self.nodes == 1:
             return local
-        across = self._passed(position - np.roll(held, -1, axis=-2), (device + per_node) % self.n_devices)
+        across = self._passed(position - np.roll(held, -1, axis=-2), (device + per_node) % self.n_devices, self.nodes -
+        1)
         return Collective(across.time_s + local.time_s, across.loads + local.loads)
 
-    def _passed(self, size: np.ndarray, target: np.ndarray) -> Collective:
-        """Cost every device sending *size* [..., nodes, devices of a node] bytes to its *target* [D]."""
+    def _passed(self, size: np.ndarray, target: np.ndarray, latencies: int = 1) -> Collective:
+        """Cost every device sending *size* [..., nodes, devices of a node] bytes to its *target* [D] in rounds."""
         size = size.reshape(*size.shape[:-2], self.n_devices)
         traffic = np.zeros((*size.shape, self.n_devices))
         traffic[..., np.arange(self.n_devices), target] = size
-        return self.all_to_all(traffic)
+        return self._cost([[Stage(traffic)]], "all_gather", 1.0, False, [None], latencies)
 
-    def _grouped(self, size: np.ndarray, stages: list[np.ndarray]) -> Collective:
-        """Cost *stages* one after the other: each [G, link groups], loads of one byte per group."""
+    def _cost(self, launches: list[list[Stage]], name: str, size: float, reverse: bool,
+              patterns: Sequence[np.ndarray | None], latencies: int = 1) -> Collective:
+        """Cost *launches*, each of stages that run together; *patterns*: the pairs of devices that each may use."""
+        total: Any = 0.0
+        steps = []
+        for stages, pattern in zip(launches, patterns, strict=True):
+            routes = self._routes(pattern)
+            loads: Any = sum(self._loads(stage.traffic, routes, reverse) for stage in stages) * size
+            copied = sum(np.max(stage.copied, axis=-1) for stage in stages if np.ndim(stage.copied))
+            steps.append(Step(self._x(loads, routes, name), self._issued(stages, name, reverse),
+                              self._longest(stages, name, size), latencies=latencies,
+                              launch=any(stage.launch for stage in stages),
+                              copied_s=copied * (2 * size / self.copy_bandwidth)))  # read and written
+            total = total + loads[..., routes.group]
+        return Collective(seconds(steps, self.constants(name), self.latency_s), total)
+
+    def _patterns(self, part: Any, reverse: bool, n_launches: int) -> Sequence[np.ndarray | None]:
+        """Return, per launch, which pairs of devices can have traffic, where the balancing deals flows; else None."""
+        if not registry.make("balancing", self.balancing).deals:
+            return [None] * n_launches
+        if ("patterns", part, reverse) not in self._known:
+            every = Messages(np.ones((self.n_devices,) * 2), np.ones((self.n_devices, self.nodes)))
+            self._known["patterns", part, reverse] = [
+                sum(np.asarray(stage.traffic) for stage in stages) * (1 - np.eye(self.n_devices)) > 0
+                for stages in staged(part, every, self.devices_per_node, reverse)]
+        return self._known["patterns", part, reverse]
+
+    def _routes(self, pairs: np.ndarray | None) -> Routes:
+        """Return the routes of *pairs* (bool [D, D]; None: all) of devices, balanced together."""
+        key = ("routes", None if pairs is None else pairs.tobytes())
+        if key not in self._known:
+            pairs = ~np.eye(self.n_devices, dtype=bool) if pairs is None else pairs
+            self._known[key] = between(self, pairs, registry.make("balancing", self.balancing), self.seed,
+                                       2 * self.n_devices)
+        return self._known[key]
+
+    def _loads(self, traffic: np.ndarray, routes: Routes, reverse: bool) -> np.ndarray:
+        """Return what [..., link groups] *traffic* puts on links."""
+        from moesim.network.loops import link_loads  # numba
+
+        traffic = np.asarray(traffic)
+        if traffic.dtype != np.int32:
+            traffic = traffic.astype(np.float64, copy=False)
+        if traffic.shape[-2:] != (self.n_devices, self.n_devices):
+            raise ValueError(f"traffic has the shape {traffic.shape}; "
+                             f"its last two axes must be the {self.n_devices} devices")
+        flat, shares = np.ascontiguousarray(traffic).reshape(-1, self.n_devices**2), routes.shares
+        loads = np.empty((len(flat), shares.shape[0]))
+        link_loads(flat, shares.indptr, routes.back if reverse else shares.indices, shares.data, loads)
+        if not (loads >= 0).all():
+            raise ValueError("traffic holds negative or undefined bytes; give finite numbers >= 0")
+        return loads.reshape(*traffic.shape[:-2], -1)
+
+    def _x(self, loads: np.ndarray, routes: Routes, name: str) -> np.ndarray:
+        """Return the seconds [domains, ...] of the busiest link of each domain under *loads* [..., link groups]."""
+        x = loads / routes.slowest(self.rate(name))
+        domains = [x[..., :routes.n_up]] + ([x[..., routes.n_up:]] if self.nodes > 1 else [])
+        return np.stack([d.max(axis=-1) for d in domains])
+
+    def _issued(self, stages: list[Stage], name: str, reverse: bool) -> np.ndarray | float:
+        """Return the messages [domains, ...] of the busiest device, if the collective *name* pays for messages."""
+        if not any(c.message for c in self.constants(name)):
+            return 0.0
+        node = self.node_of(np.arange(self.n_devices))
+        near = node[:, None] == node
+        masks = [near & ~np.eye(self.n_devices, dtype=bool), ~near][:len(self.latency_s)]
+        axis, counts = -2 if reverse else -1, []
+        for mask in masks:
+            sent = [((np.asarray(s.traffic) > 0) & mask).sum(axis=axis) if s.messages is None else s.messages
+                    for s in stages]
+            counts.append(np.max(sum(sent), axis=-1))
+        return np.stack(counts)
+
+    def _longest(self, stages: list[Stage], name: str, size: float) -> np.ndarray | float:
+        """Return the bytes [domains, ...] of the longest message, if *name* sends short ones another way."""
+        from moesim.network.loops import longest  # numba
+
+        if not any(c.eager for c in self.constants(name)):
+            return np.inf
+        found = []
+        for stage in stages:
+            traffic = np.ascontiguousarray(stage.traffic)
+            entry = longest(traffic.reshape(-1, self.n_devices, self.n_devices), self.devices_per_node)
+            found.append(entry.reshape(2, *traffic.shape[:-2]))
+        return np.maximum.reduce(found) * size
+
+    def _reduce(self, size: np.ndarray, width: int, name: str, halves: tuple[int, ...]) -> Collective:
+        """Cost the rounds of *halves* (0: reduce-scatter, 1: all-gather) among groups of *width* devices."""
         size = np.asarray(size, dtype=np.float64)
-        n_groups = stages[0].shape[0]
-        if size.shape[-1:] != (n_groups,):
-            raise ValueError(f"sizes have the shape {size.shape}; the last axis is the {n_groups} groups")
-        time_s, loads = np.zeros(size.shape), np.zeros((*size.shape, stages[0].shape[1]))
-        for unit in stages:
+        rounds = self._rounds(width, name, halves)
+        if size.shape[-1:] != (self.n_devices // width,):
+            raise ValueError(f"sizes have the shape {size.shape}; "
+                             f"the last axis is the {self.n_devices // width} groups")
+        total, steps, n_up = np.zeros((*size.shape, self.n_links)), [], 2 * self.n_devices
+        for r, unit, issued in rounds:
             load = size[..., None] * unit
             shared = np.where(load > 0, load.sum(axis=-2, keepdims=True), 0.0)  # groups run at once and may share links
-            time_s += self._time(shared)
-            loads += load
-        return Collective(time_s, loads[..., self._routes.group])
+            x = shared / self.rate(name)
+            domains = [x[..., :n_up]] + ([x[..., n_up:]] if self.nodes > 1 else [])
+            busiest = np.stack([d.max(axis=-1) for d in domains])
+            steps.append(Step(busiest, issued.reshape(-1, *[1] * size.ndim), repeat=r.repeat, latencies=r.latencies,
+                              launch=r.launch))
+            total += load * r.repeat
+        if not steps:
+            return Collective(np.zeros(size.shape), total)
+        return Collective(seconds(steps, self.constants(name), self.latency_s), total)
 
-    def _ring(self, width: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the loads of one pass of one byte per group: rings inside nodes, and rings between nodes (or None)."""
-        if width not in self._rings:
-            self._rings[width] = self._build_ring(width)
-        return self._rings[width]
+    def _rounds(self, width: int, name: str, halves: tuple[int, ...]) -> list[tuple[Round, np.ndarray, np.ndarray]]:
+        """Return the rounds with what each puts on links per byte of a group [G, links], and messages [domains]."""
+        if ("rounds", width, name) not in self._known:
+            self._known["rounds", width, name] = [(r, *self._unit(r, width)) for r in self.rounds(width, halves)]
+        return self._known["rounds", width, name]
 
-    def _build_ring(self, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def rounds(self, width: int, halves: tuple[int, ...] = (0, 1)) -> list[Round]:
+        """Return the rounds of ``reduction`` in groups of *width* devices. Raises ``ValueError`` for odd groups."""
         per_node = self.devices_per_node
         if width < 1 or self.n_devices % width or max(width, per_node) % min(width, per_node):
             raise ValueError(f"groups of {width} do not fit {self.nodes} nodes of {per_node} devices evenly; "
                              f"take a divisor or a multiple of {per_node}")
-        member = np.arange(self.n_devices)
-        group, inside = member // width, min(width, per_node)
-        target = member // inside * inside + (member + 1) % inside
-        local = self._unit(group, target, (inside - 1) / inside)
-        if width <= per_node:
-            return local, None
-        nodes = width // per_node
-        target = group * width + (member - group * width + per_node) % width
-        return local, self._unit(group, target, (nodes - 1) / nodes / per_node)
+        part = registry.make("all_reduce", self.reduction)
+        if len(halves) == 1 and not part.halves_alone:  # libraries then go around rings
+            part = registry.make("all_reduce", "hierarchical_ring")
+        parts = part.rounds(width, min(width, per_node))
+        return [r for half in halves for r in parts[half] if len(r.src)]
 
-    def _unit(self, group: np.ndarray, target: np.ndarray, share: float) -> np.ndarray:
-        """Return the loads [G, link groups] when every device sends *share* bytes to its *target* [D]."""
-        pair = np.arange(self.n_devices) * self.n_devices + target
-        sent = sparse.csr_array((np.full(self.n_devices, share), (pair, group)),
-                                shape=(self.n_devices**2, group.max() + 1))
-        return (self._routes.shares @ sent).toarray().T
-
-    def _time(self, loads: np.ndarray) -> np.ndarray:
-        """Return the seconds of collectives from *loads* [..., link groups]."""
-        x, n_up = loads / self._routes.rate, self._routes.n_up
-        time_s = seconds(x[..., :n_up].max(axis=-1), self.scale_up)
-        if self.scale_out is None or self.nodes == 1:
-            return time_s
-        return np.maximum(time_s, seconds(x[..., n_up:].max(axis=-1), self.scale_out, self.fabric.path_latency_s))
-
-    @cached_property
-    def _routes(self) -> Routes:
-        shares = inside_nodes(self.n_devices, self.devices_per_node)
-        efficiency = np.full(len(self.links), self.scale_up.efficiency)
-        if self.scale_out is not None and self.nodes > 1:
-            routes = self.fabric.routes(registry.make("balancing", self.balancing), self.seed)
-            far = between_nodes(routes, self.fabric.n_hosts, self.n_devices, self.devices_per_node)
-            shares = sparse.csc_array(sparse.hstack([shares, far]))
-            efficiency[2 * self.n_devices:] = self.scale_out.efficiency
-        return merged(shares, self.links["capacity_bytes_per_s"].to_numpy() * efficiency, 2 * self.n_devices)
+    def _unit(self, r: Round, width: int) -> tuple[np.ndarray, np.ndarray]:
+        group = np.repeat(np.arange(self.n_devices // width), len(r.src))
+        src, dst = (np.tile(end, self.n_devices // width) + group * width for end in (r.src, r.dst))
+        share = np.tile(r.share, self.n_devices // width)
+        usage = used(self, src, dst, registry.make("balancing", self.balancing), self.seed)
+        unit = np.zeros((self.n_devices // width, self.n_links))
+        entry = usage.tocoo()
+        np.add.at(unit, (group[entry.coords[0]], entry.coords[1]), entry.data * share[entry.coords[0]])
+        near = self.node_of(src) == self.node_of(dst)
+        issued = [np.bincount(src[mask], minlength=1).max() for mask in (near, ~near)[:len(self.latency_s)]]
+        return unit, np.array(issued) if r.messages is None else np.full(len(issued), r.messages)

@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
+
+from moesim.network.ends import Ends
 
 
 class Routes(NamedTuple):
     """Shares of pairs on links; links that always carry the same bytes are one group.
 
-    ``shares`` [groups, D * D]; ``group`` [links]; ``rate`` [groups]: reachable bytes/s of a group's slowest link; the
-    first ``n_up`` groups are of the scale-up switches.
+    ``shares`` [groups, D * D]; ``back``: its indices for the way home, source and destination exchanged; ``group``
+    [links]; the first ``n_up`` groups are of the scale-up switches.
     """
 
     shares: sparse.csr_array
+    back: np.ndarray
     group: np.ndarray
-    rate: np.ndarray
     n_up: int
 
-
-def inside_nodes(n_devices: int, per_node: int) -> sparse.csc_array:
-    """Return the shares [D * D, 2 D] of pairs in one node on the links to its switch (by source) and from it."""
-    source, target = np.divmod(np.arange(n_devices**2), n_devices)
-    near = np.flatnonzero((source // per_node == target // per_node) & (source != target))
-    link = np.concatenate([source[near], n_devices + target[near]])
-    return sparse.csc_array((np.ones(len(link)), (np.tile(near, 2), link)), shape=(n_devices**2, 2 * n_devices))
+    def slowest(self, rate: np.ndarray) -> np.ndarray:
+        """Return the lowest *rate* [links] among the links of each group."""
+        lowest = np.full(self.shares.shape[0], np.inf)
+        np.minimum.at(lowest, self.group, rate)
+        return lowest
 
 
-def between_nodes(routes: sparse.csr_array, n_hosts: int, n_devices: int, per_node: int) -> sparse.csc_array:
-    """Return the shares [D * D, links] of pairs in different nodes, from those of all pairs of hosts."""
-    source, target = np.divmod(np.arange(n_devices**2), n_devices)
-    far = source // per_node != target // per_node
-    return sparse.csc_array(sparse.diags_array(far.astype(np.float64)) @ routes[source * n_hosts + target])
+def used(network: Any, src: np.ndarray, dst: np.ndarray, part: Any, seed: int) -> sparse.csr_array:
+    """Return the share of the bytes from each of *src* to *dst* on each link, [flows, links], balanced together."""
+    ends = Ends.of(network, src, dst)
+    if (ends.widths.prod(axis=1) == 0).any():
+        raise ValueError("the fabric has no path between some devices, not even by way of another device of their node")
+    flow, path, share = part.paths(ends, seed)
+    links = ends.links(flow, path)
+    row, real = np.repeat(flow, links.shape[1]), links.ravel() >= 0
+    return sparse.csr_array((np.repeat(share, links.shape[1])[real], (row[real], links.ravel()[real])),
+                            shape=(len(ends), network.n_links))
 
 
-def merged(shares: sparse.csc_array, rate: np.ndarray, n_up: int) -> Routes:
-    """Return the routes with *shares* [D * D, links] and *rate* [links]; the first *n_up* links are scale-up."""
+def between(network: Any, pairs: np.ndarray, part: Any, seed: int, n_up: int) -> Routes:
+    """Return the routes of *pairs* (bool [D, D]); the first *n_up* links are scale-up."""
+    src, dst = np.nonzero(pairs)
+    shares = used(network, src, dst, part, seed)
+    n = len(pairs)
+    place = sparse.csr_array((np.ones(len(src)), (src * n + dst, np.arange(len(src)))), shape=(n * n, len(src)))
+    return merged(sparse.csc_array(place @ shares), n, n_up)
+
+
+def merged(shares: sparse.csc_array, n_devices: int, n_up: int) -> Routes:
+    """Return the routes with *shares* [D * D, links]; the first *n_up* links are scale-up."""
     shares.eliminate_zeros()
     shares.sum_duplicates()
     known: dict[tuple[bool, bytes, bytes], int] = {}
@@ -50,6 +64,6 @@ def merged(shares: sparse.csc_array, rate: np.ndarray, n_up: int) -> Routes:
             known[key] = len(first)
             first.append(link)
         group[link] = known[key]
-    slowest = np.full(len(first), np.inf)
-    np.minimum.at(slowest, group, rate)
-    return Routes(sparse.csr_array(shares[:, first].T), group, slowest, int(group[:n_up].max()) + 1)
+    rows = sparse.csr_array(shares[:, first].T)
+    source, target = np.divmod(rows.indices, n_devices)
+    return Routes(rows, target * n_devices + source, group, int(group[:n_up].max()) + 1)

@@ -49,7 +49,7 @@ class Record:
 
     def links(self, makespan_s: float) -> pd.DataFrame:
         """Return the table of links: bytes per phase and in all, and the share of capacity used over *makespan_s*."""
-        links = self._network.links.copy()
+        links = self._network.links()
         for phase, loads in self._link_bytes.items():
             links[f"{phase}_bytes"] = loads
         links["bytes"] = sum(self._link_bytes.values(), np.zeros(len(links)))

@@ -6,15 +6,15 @@ startup 3 us, ramp 0.5 us, 0.1 us per link: 0.4 us for the longest path. Bytes b
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from moesim.network import LeafSpine, Network
+from moesim.network.collective import Constants
+from moesim.network.ends import Choice, Ends
 
-SCALE_UP = SimpleNamespace(bandwidth=100e9, efficiency=0.5, startup=1e-6, ramp=0.5e-6)
-SCALE_OUT = SimpleNamespace(efficiency=0.8, startup=3e-6, ramp=0.5e-6)
+SCALE_UP = Constants(bandwidth=100e9, efficiency=0.5, startup=1e-6, ramp=0.5e-6)
+SCALE_OUT = Constants(efficiency=0.8, startup=3e-6, ramp=0.5e-6)
 LINKS = ["up 0", "up 1", "up 2", "up 3", "down 0", "down 1", "down 2", "down 3",            # device <-> scale-up switch
          "out 0", "out 1", "out 2", "out 3", "in 0", "in 1", "in 2", "in 3",                # device <-> leaf
          "0-s0", "0-s1", "1-s0", "1-s1", "s0-0", "s1-0", "s0-1", "s1-1"]                    # leaf <-> spine
@@ -37,7 +37,7 @@ def kilobytes(loads: np.ndarray) -> list[float]:
 
 
 def test_links() -> None:
-    links = network().links
+    links = network().links()
     assert list(links["class"]) == (["scale_up_out"] * 4 + ["scale_up_in"] * 4 + ["nic_out"] * 4 + ["nic_in"] * 4
                                     + ["leaf_up"] * 4 + ["leaf_down"] * 4)
     assert list(links["link"]) == list(range(len(LINKS)))
@@ -66,8 +66,11 @@ def test_all_to_all() -> None:
 class Pinned:
     """Spine 1 for what host 0 sends, spine 0 for the others."""
 
-    def spine_shares(self, topology: LeafSpine, src: np.ndarray, dst: np.ndarray, seed: int) -> np.ndarray:
-        return np.stack([src != 0, src == 0], axis=1).astype(float)
+    deals = False
+
+    def paths(self, ends: Ends, seed: int) -> Choice:
+        one = (ends.src == 0) & (ends.n_paths == 2)
+        return Choice(np.arange(len(ends)), one.astype(int), np.ones(len(ends)))
 
 
 def test_one_spine_per_pair(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,8 +92,8 @@ def test_all_reduce_across_nodes() -> None:
     cost = network().all_reduce(np.array([160e3]), 4)
     # Reduce-scatter in the node: (1 / 2) 160 = 80 kB, x = 1.6 us: 1 + 1.6 + sqrt(0.8) = 3.49442719 us; all-gather too.
     # Between nodes: each device's half, 2 * (1 / 2) * 80 = 80 kB on its port, and on each of two spines: x = 10 us:
-    # 3 + 0.4 + 10 + sqrt(5) = 15.63606798 us.
-    assert cost.time_s == pytest.approx([2 * 3.49442719e-6 + 15.63606798e-6])
+    # two rounds: 3 + 2 * 0.4 + 10 + sqrt(5) = 16.03606798 us.
+    assert cost.time_s == pytest.approx([2 * 3.49442719e-6 + 16.03606798e-6])
     assert kilobytes(cost.loads[0]) == [160] * 8 + [80] * 16
     half = network().reduce_scatter(np.array([160e3]), 4)  # x = 5 us: 3.4 + 5 + sqrt(2.5) = 9.98113883
     assert half.time_s == pytest.approx([3.49442719e-6 + 9.98113883e-6])

@@ -7,7 +7,6 @@ values have 2 bytes, the hidden state 2 values. Keys and values of a token are 2
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ import simpy
 
 import moesim
 from moesim.network import LeafSpine, Network
+from moesim.network.collective import Constants
 from moesim.placement.placement import CapacityError, Placement
 from moesim.registry import make
 from moesim.serving.view import QueueView
@@ -476,7 +476,7 @@ def test_spans_of_tensor_parallel_reduces_are_on_the_links(tmp_path: Path) -> No
 
 # --- what the other pages of by_hand leave out ---------------------------------------------------------------------
 
-IDEAL = SimpleNamespace(bandwidth=10e9, efficiency=1.0, startup=0.0, ramp=0.0)
+IDEAL = Constants(bandwidth=10e9, efficiency=1.0, startup=0.0, ramp=0.0)
 
 
 def test_norms_stay_in_16_bit(tmp_path: Path) -> None:

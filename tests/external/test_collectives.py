@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,13 +11,15 @@ import pytest
 from moesim.config import load
 from moesim.hardware import HardwareSpec
 from moesim.network import LeafSpine, Network
+from moesim.network.collective import Constants
+from moesim.network.ends import Choice, Ends
 from moesim.network.topologies.switch import Switch
 
 pytestmark = pytest.mark.external
 
 
-def constants(startup_us: float, gigabytes_per_s: float, ramp_us: float) -> SimpleNamespace:
-    return SimpleNamespace(bandwidth=gigabytes_per_s * 1e9, efficiency=1.0, startup=startup_us * 1e-6,
+def constants(startup_us: float, gigabytes_per_s: float, ramp_us: float) -> Constants:
+    return Constants(bandwidth=gigabytes_per_s * 1e9, efficiency=1.0, startup=startup_us * 1e-6,
                            ramp=ramp_us * 1e-6)
 
 
@@ -69,7 +70,7 @@ LOW_LATENCY = {
     "combine": (14336, {1: (11.2, 239), 2: (24.8, 46.4), 4: (25.3, 45.5), 8: (25.8, 46.5)})}
 
 
-def low_latency(phase: str, nodes: int, tokens: np.ndarray, out: SimpleNamespace) -> np.ndarray:
+def low_latency(phase: str, nodes: int, tokens: np.ndarray, out: Constants) -> np.ndarray:
     """Predict: every device sends its tokens' copies evenly to all, itself included."""
     size, fits = LOW_LATENCY[phase]
     startup, rate = fits[1]
@@ -85,7 +86,7 @@ def low_latency(phase: str, nodes: int, tokens: np.ndarray, out: SimpleNamespace
 def test_deepep_low_latency(shared_data: Path, phase: str, nodes: int) -> None:
     tokens, measured = deepep(shared_data, nodes, phase)
     startup, rate = LOW_LATENCY[phase][1][nodes]
-    out = SimpleNamespace(efficiency=rate / 50, startup=startup * 1e-6, ramp=0.0)
+    out = Constants(efficiency=rate / 50, startup=startup * 1e-6, ramp=0.0)
     assert mean_error(low_latency(phase, nodes, tokens, out), measured) < 5  # 1.4 to 4.1 % when this was written
 
 
@@ -106,15 +107,22 @@ class Pinned:
         table = pieces.pivot_table(index=["src", "dst"], columns="spine", values="bytes", aggfunc="sum", fill_value=0)
         self.shares = table.div(table.sum(axis=1), axis=0)
 
-    def spine_shares(self, topology: LeafSpine, src: np.ndarray, dst: np.ndarray, seed: int) -> np.ndarray:
-        return self.shares.loc[list(zip(src, dst, strict=True))].to_numpy()
+    deals = False
+
+    def paths(self, ends: Ends, seed: int) -> Choice:
+        far = np.flatnonzero(ends.n_paths > 1)
+        shares = self.shares.loc[list(zip(ends.src[far], ends.dst[far], strict=True))].to_numpy()
+        flow, path = np.nonzero(shares)
+        near = np.flatnonzero(ends.n_paths == 1)
+        return Choice(np.concatenate([far[flow], near]), np.concatenate([path, 0 * near]),
+                      np.concatenate([shares[flow, path], np.ones(len(near))]))
 
 
 BOUNDS_US = {  # max load / capacity as computed by the generator of the lists
     "a2a448_ecmp1": 1258.2912, "a2a448_ecmp2": 1258.2912, "a2a448_ecmp3": 1258.2912, "a2a448_ethereal": 1006.6330,
     "a2a448_mprdma4": 1137.70, "a2a468_ecmp1": 922.75, "a2a468_ethereal": 671.09, "a2a488_ecmp1": 775.95,
     "a2a488_ecmp2": 713.03, "a2a488_ethereal": 650.1171}
-PERFECT = SimpleNamespace(bandwidth=50e9, efficiency=1.0, startup=0.0, ramp=0.0)
+PERFECT = Constants(bandwidth=50e9, efficiency=1.0, startup=0.0, ramp=0.0)
 
 
 def all_pairs(spines: int, balancing: object) -> float:

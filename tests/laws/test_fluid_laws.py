@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from math import gcd, lcm
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,10 @@ from scipy import sparse
 from moesim import registry
 from moesim.network import LeafSpine, Network, Switch, fluid, run_flows
 from moesim.network.balancing.split import Split
-from moesim.network.flows import spread
+from moesim.network.collective import Constants
+from moesim.network.ends import Ends
+from moesim.network.pieces import Pieces, ends_of
+from moesim.network.pieces import spread as spread_ends
 
 FABRIC = LeafSpine(leaves=4, spines=3, hosts_per_leaf=4, link="400 Gbit/s")
 BALANCING = registry.names("balancing")
@@ -29,6 +31,10 @@ def some_flows(n: int, seed: int = 0, hosts: int = 16, starts: tuple[float, ...]
     src = rng.integers(hosts, size=n)
     return pd.DataFrame({"src": src, "dst": (src + rng.integers(1, hosts, size=n)) % hosts,
                          "bytes": rng.lognormal(14, 1, n), "start_s": rng.choice(starts, n)})
+
+
+def spread(fabric: Any, flows: pd.DataFrame, balancing: str, seed: int) -> Pieces:
+    return spread_ends(ends_of(fabric, flows.assign(port=0)), registry.make("balancing", balancing), seed)
 
 
 def all_pairs(hosts: int, size: float = 2.0**20) -> pd.DataFrame:
@@ -82,8 +88,8 @@ def test_splitting_deals_every_leaf_and_start_on_its_own() -> None:
         now = flows["start_s"].to_numpy()[pieces.flow] == start
         load = pieces.share[now] @ pieces.usage[now]
         assert load[32:] == pytest.approx(np.full(24, 4 * 12 / 3), rel=1e-12)
-    shares = Split().spine_shares(FABRIC, np.zeros(4, int), np.arange(4, 8), 0)
-    assert np.sort(shares.max(axis=1)).tolist() == pytest.approx([1 / 3, 1, 1, 1])
+    choice = Split().paths(Ends.of(FABRIC, np.zeros(4, int), np.arange(4, 8)), 0)
+    assert np.sort(choice.share).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 1, 1])
 
 
 @pytest.mark.parametrize("balancing", BALANCING)
@@ -108,12 +114,12 @@ def test_no_link_carries_more_than_it_can(balancing: str) -> None:
     assert done["finish_s"].max() >= (load / 50e9).max() * (1 - 1e-12)
 
 
-@pytest.mark.parametrize("balancing", BALANCING)
+@pytest.mark.parametrize("balancing", [b for b in BALANCING if b != "flowlet"])  # whose bursts collide in turn
 @pytest.mark.parametrize("uplink", ["400 Gbit/s", "100 Gbit/s"])
 def test_closed_form_where_both_apply(balancing: str, uplink: str) -> None:
     """Equal flows that start together keep their first rates, so the busiest link is busy to the end."""
     fabric = LeafSpine(leaves=4, spines=3, hosts_per_leaf=4, link="400 Gbit/s", uplink=uplink, latency="1 us")
-    perfect = SimpleNamespace(bandwidth=50e9, efficiency=1.0, startup=0.0, ramp=0.0)
+    perfect = Constants(bandwidth=50e9, efficiency=1.0, startup=0.0, ramp=0.0)
     for seed in range(3):
         network = Network(16, 1, perfect, fabric, perfect, balancing, seed)
         closed = network.all_to_all(np.full((16, 16), 2.0**20)).time_s
@@ -193,4 +199,5 @@ def test_same_seed_same_bytes_in_every_process(balancing: str) -> None:
 def test_a_switch_has_nothing_to_balance() -> None:
     flows = some_flows(100)
     results = [run_flows(Switch(hosts=16), flows, balancing)["finish_s"] for balancing in BALANCING]
-    assert all(r.equals(results[0]) for r in results)
+    for result in results:  # bursts add up to the same, but for rounding
+        np.testing.assert_allclose(result, results[0], rtol=1e-12)

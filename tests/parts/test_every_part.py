@@ -19,6 +19,12 @@ def required(kind: str, name: str) -> dict[str, object]:
     examples: dict[tuple[str, str], dict[str, object]] = {
         ("topology", "leaf_spine"): {"leaves": 2, "spines": 2, "hosts_per_leaf": 2, "link": "400 Gbit/s"},
         ("topology", "switch"): {"hosts": 4},
+        ("topology", "fat_tree"): {"pods": 2, "leaves": 2, "hosts_per_leaf": 2, "aggs": 2, "cores_per_agg": 2},
+        ("topology", "multi_plane"): {"planes": 2, "leaves": 2, "spines": 2, "hosts_per_leaf": 2, "ports": "one"},
+        ("topology", "nvlink"): {"devices": 8, "switches": 4, "link": "450 GB/s"},
+        ("topology", "rail_optimised"): {"pods": 2, "nodes_per_pod": 2, "rails": 2, "spines": 2},
+        ("topology", "degraded"): {"fabric": {"name": "switch", "hosts": 4}, "factors": {"host1": 0.5}},
+        ("all_to_all", "coordinated"): {"width": 2},
     }
     return examples.get((kind, name), {})
 

@@ -12,28 +12,27 @@ import pytest
 
 from moesim import registry
 from moesim.network import LeafSpine, Switch, run_flows
-from moesim.network.balancing.ecmp import Ecmp
-from moesim.network.flows import spread
+from moesim.network.pieces import ends_of, spread
+from moesim.network.routes import used
 
 FABRIC = LeafSpine(leaves=2, spines=2, hosts_per_leaf=2, link="10 GB/s")
 FLOWS = pd.DataFrame({"src": [0, 1, 2], "dst": [2, 0, 1], "bytes": [1e6, 2e6, 3e6], "start_s": [0.0, 0.0, 1e-4]})
 
 
 @pytest.mark.parametrize("name", registry.names("balancing"))
-def test_balancing_says_whether_it_sends_packets_or_pieces(name: str) -> None:
+def test_pieces_of_every_balancing(name: str) -> None:
     part = registry.make("balancing", name)
-    assert isinstance(part.per_packet, bool)
-    src, dst = np.array([0, 0, 1]), np.array([2, 3, 2])
-    shares = part.spine_shares(FABRIC, src, dst, 1, batch=np.array([0.0, 1.0, 1.0]))
-    assert shares.shape == (3, 2) and shares.sum(axis=1) == pytest.approx(1)
-    pieces = spread(FABRIC, FLOWS, part, 0)
+    pieces = spread(ends_of(FABRIC, FLOWS.assign(port=0)), part, 0)
     assert (pieces.flow[:-1] <= pieces.flow[1:]).all() and set(pieces.flow) == {0, 1, 2}
-    assert part.per_packet or (pieces.usage.data == 1).all()
+    assert np.bincount(pieces.flow, pieces.share) == pytest.approx(np.ones(3))
+    assert part.sent == "together" or (pieces.usage.data == 1).all()
+    assert (pieces.after >= 0).any() == (part.sent == "in_turn")
 
 
 def test_flows_and_collectives_hash_alike() -> None:
-    routes, pieces = FABRIC.routes(Ecmp(), 4), spread(FABRIC, FLOWS, "ecmp", 4)
-    assert (routes[FLOWS["src"] * 4 + FLOWS["dst"]] != pieces.usage).nnz == 0
+    part = registry.make("balancing", "ecmp")
+    pieces = spread(ends_of(FABRIC, FLOWS.assign(port=0)), part, 4)
+    assert (used(FABRIC, FLOWS["src"].to_numpy(), FLOWS["dst"].to_numpy(), part, 4) != pieces.usage).nnz == 0
 
 
 def test_columns_and_index_are_kept() -> None:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 
 from moesim import plots
+from moesim.network.topologies.leaf_spine import LeafSpine
 from moesim.plots import _labels
 from moesim.plots._style import scale
 from moesim.plots.pareto import front
@@ -30,8 +31,10 @@ LINKS = pd.DataFrame({"placement": ["linear"] * 2 + ["joint"] * 2, "class": ["sc
                       "bytes": [8e9, 2e9, 8e9, 1e9]})
 REQUESTS = pd.DataFrame({"placement": ["linear"] * 3 + ["lpt"] * 3, "ttft_s": 0.1,
                          "tpot_s": [0.020, 0.022, np.nan, 0.010, 0.011, 0.012]})
+FABRIC = LeafSpine(leaves=2, spines=2, hosts_per_leaf=2).links().assign(load_bytes=1e6)
 TABLES: dict[str, pd.DataFrame] = {
-    "affinity": PAIRS, "affinity_layers": LAYERS, "breakdown": PHASES, "device_load": LOAD, "latency_cdf": REQUESTS,
+    "affinity": PAIRS, "affinity_layers": LAYERS, "breakdown": PHASES, "device_load": LOAD, "fabric": FABRIC,
+    "latency_cdf": REQUESTS,
     "links": LINKS, "pareto": POINTS}
 
 

@@ -105,11 +105,11 @@ def test_heap_equals_linear_programs(case: Case) -> None:
     assert rate == pytest.approx(by_linear_programs(case), rel=1e-5)
 
 
-def step_by_step(case: Case, size: np.ndarray, start: np.ndarray) -> np.ndarray:
+def step_by_step(case: Case, size: np.ndarray, start: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return the ends of flows, all rates solved anew with numpy at every start and end."""
     left, end, now = size.copy(), np.full(len(size), np.nan), start.min()
     while np.isnan(end).any():
-        runs = np.flatnonzero((start <= now) & np.isnan(end))
+        runs = np.flatnonzero((start <= now) & np.isnan(end) & ((after < 0) | ~np.isnan(end[after])))
         coming = start[start > now].min(initial=np.inf)
         rate = by_local_minima(Case(case.usage[runs], case.capacity, case.weight[runs], case.limit[runs]))
         until = min(now + (left[runs] / rate).min(initial=np.inf), coming)
@@ -126,8 +126,21 @@ def test_partial_solves_equal_whole_ones(case: Case, seed: int, together: bool) 
     n = len(case.weight)
     size, start = rng.choice([1.0, 2.0, 5.0], n), np.zeros(n) if together else rng.choice([0.0, 0.5, 1.0, 4.0], n)
     found = fluid.run(case.paths, case.capacity, size, start, weight=case.weight, limit=case.limit)
-    assert found.end_s == pytest.approx(step_by_step(case, size, start), rel=1e-7)
+    assert found.end_s == pytest.approx(step_by_step(case, size, start, np.full(n, -1)), rel=1e-7)
     assert found.solved <= found.events * n
+
+
+@given(cases(flows=12, links=8), st.integers(0, 10_000))
+@settings(max_examples=100, deadline=None)
+def test_flows_in_turn_equal_whole_solves(case: Case, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = len(case.weight)
+    size, start = rng.choice([1.0, 2.0, 5.0], n), rng.choice([0.0, 0.0, 0.5, 4.0], n)
+    after, row = np.full(n, -1), rng.permutation(n)
+    after[row[1:]] = np.where(rng.random(n - 1) < 0.6, row[:-1], -1)
+    found = fluid.run(case.paths, case.capacity, size, start, weight=case.weight, limit=case.limit, after=after)
+    assert found.end_s == pytest.approx(step_by_step(case, size, start, after), rel=1e-7)
+    assert (found.left_bytes == 0).all()
 
 
 def simgrid_ends(fabric: LeafSpine, flows: pd.DataFrame) -> list[float]:
@@ -164,9 +177,10 @@ def simgrid_ends(fabric: LeafSpine, flows: pd.DataFrame) -> list[float]:
 
 def usage_of(fabric: LeafSpine, flows: pd.DataFrame) -> sparse.coo_array:
     src, dst, spine = (flows[column].to_numpy() for column in ("src", "dst", "spine"))
-    far = np.flatnonzero(spine >= 0)
-    flow, link, share = fabric.incidence(src, dst, far, spine[far], np.ones(len(far)))
-    return sparse.coo_array((share, (flow, link)), shape=(len(flows), len(fabric.links())))
+    path = fabric.path(src, dst, np.maximum(spine, 0))
+    flow, real = np.repeat(np.arange(len(flows)), path.shape[1]), path.ravel() >= 0
+    return sparse.coo_array((np.ones(real.sum()), (flow[real], path.ravel()[real])),
+                            shape=(len(flows), fabric.n_links))
 
 
 def test_simgrid_agrees_on_a_random_case() -> None:

@@ -1,10 +1,10 @@
-"""How bytes between two leaves spread over the spines: one part per file.
+"""How the bytes of flows spread over the paths of a fabric: one part per file.
 
-Each has ``spine_shares(topology, src, dst, seed, batch=0) -> float64 [flows, spines]``: the share of the bytes from
-host ``src`` to host ``dst`` (arrays, in different leaves) that crosses each spine; rows sum to 1. The closed form of
-``Network`` asks for all pairs of hosts, ``run_flows`` for its flows; ``batch`` (a number, or one per flow) tells which
-flows are balanced together: those that start at the same time.
+Each has ``paths(ends, seed) -> Choice``: which share of each flow goes by which path (``moesim.network.ends``); shares
+of a flow sum to 1. The closed form of ``Network`` asks for all pairs of devices, ``run_flows`` for its flows.
 
-``per_packet`` says what the shares of one flow are. True: one flow over several spines at once, as fast as the slowest
-lets it be. False: pieces, each a flow of its own whose weight is its share, so that a flow keeps one share of a port.
+``sent`` says what the shares of one flow are: "apart", pieces that are flows of their own, with their share as weight,
+so that a flow keeps one share of a port; "together", one flow over several paths at once, packet by packet, as fast as
+the slowest lets it be; "in_turn", pieces one after the other. ``sees_load``: the choice depends on what is under way.
+``deals``: a flow's paths depend on the other flows that start with it.
 """

@@ -1,40 +1,42 @@
-"""Multi-path RDMA: every pair in equal pieces, each on a spine that its own hash picks; more pieces, fewer collisions.
+"""Multi-path RDMA: every flow in equal pieces, each on a path that its own hash picks; more pieces, fewer collisions.
 
 >>> from moesim.network import LeafSpine
+>>> from moesim.network.ends import Ends
 >>> fabric = LeafSpine(leaves=2, spines=4, hosts_per_leaf=4, link="400 Gbit/s")
->>> Mprdma(pieces=4).spine_shares(fabric, src=np.array([0, 1]), dst=np.array([4, 5]), seed=1).tolist()
-[[0.25, 0.25, 0.25, 0.25], [0.25, 0.5, 0.0, 0.25]]
+>>> choice = Mprdma(pieces=4).paths(Ends.of(fabric, src=[0, 1], dst=[4, 5]), seed=1)
+>>> choice.flow.tolist(), choice.path.tolist(), choice.share.tolist()
+([0, 0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 1, 3], [0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.25])
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import PositiveInt
 
-from moesim.network.balancing.ecmp import mixed, splitmix64
+from moesim.network.balancing.ecmp import hashed
+from moesim.network.ends import Choice, Ends
 from moesim.registry import part
-
-GAMMA = 0x9E3779B97F4A7C15  # step of the splitmix64 sequence (Steele, Lea, Flood, OOPSLA 2014)
 
 
 @part
 class Mprdma:
-    """Hash each of *pieces* on its own; pieces that meet on a spine are one piece of their joint size.
+    """Hash each of *pieces* on its own; pieces that meet on a path are one piece of their joint size.
 
     Default 4: one of the numbers (2, 4, 8) that arXiv 2407.00550 compares with.
     """
 
     pieces: PositiveInt = 4
-    per_packet: ClassVar[bool] = False
+    sent: ClassVar[str] = "apart"
+    sees_load: ClassVar[bool] = False
+    deals: ClassVar[bool] = False
 
-    def spine_shares(self, topology: Any, src: np.ndarray, dst: np.ndarray, seed: int, batch: Any = 0) -> np.ndarray:
-        """Return the share of the pieces on each spine, [flows, spines]; one piece goes where ecmp sends it."""
-        state, count = mixed(src, dst, seed), np.zeros((len(src), topology.spines))
-        for piece in range(self.pieces):
-            step = np.uint64(piece * GAMMA % 2**64)
-            with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
-                spine = splitmix64(state + step) % np.uint64(topology.spines)
-            count[np.arange(len(src)), spine.astype(np.int64)] += 1
-        return count / self.pieces
+    def paths(self, ends: Ends, seed: int) -> Choice:
+        """Return the shares of the pieces; one piece goes where ecmp sends it."""
+        n = len(ends)
+        most = int(ends.widths.prod(axis=1).max(initial=1))
+        key = np.stack([np.arange(n) * most + hashed(ends, seed, ends.port * self.pieces + piece)
+                        for piece in range(self.pieces)])
+        place, count = np.unique(key, return_counts=True)
+        return Choice(place // most, place % most, count / self.pieces)

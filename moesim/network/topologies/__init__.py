@@ -1,7 +1,11 @@
-"""Fabrics between hosts: one part per file, each with the methods below and ``n_hosts``.
+"""Fabrics between hosts: one part per file, each with what follows. A host is one network port.
 
-A host is one network port. ``links()`` is a table: link (number), class, name, capacity_bytes_per_s, latency_s.
-``routes(balancing, seed)`` is a sparse matrix [n_hosts * n_hosts, links]: the share of the bytes from host i to host j
-(row i * n_hosts + j) that crosses each link. ``path_latency_s`` is the latency of the longest path. For flows,
-``crossing(src, dst)`` says which need a spine, and ``incidence(src, dst, flow, spine, share)`` which links all use.
+* ``n_hosts``, ``oversubscription``, ``path_latency_s`` (of the longest path).
+* ``links()``: a table with link (number), class, name ("from->to"), capacity_bytes_per_s, latency_s, alive; ``alive``:
+  the last column as an array, or None if all are.
+* ``switch_of(host)``: the first switch of a host; flows of a source to one switch are balanced together.
+* ``widths(src, dst)`` -> int64 [flows, tiers]: how many equal-cost ways each switch on the way up chooses from, 1 where
+  there is no choice, 0 if there is no path at all. Their product is the number of paths of the pair.
+* ``path(src, dst, choice)`` -> int64 [flows, K]: the links of path number ``choice`` (mixed radix, first choice first),
+  -1 where it has fewer than K.
 """

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import Field, PositiveInt
-from scipy import sparse
 
-from moesim.network.topologies._build import graph, link_table
+from moesim.network.topologies._build import Topology, link_table
 from moesim.registry import part
 from moesim.units import BytesPerSecond, Seconds
 
 
 @part
-class Switch:
+class Switch(Topology):
     """Join *hosts*. ``link``: bytes/s per direction of a host's port; ``latency``: of each link."""
 
     hosts: PositiveInt
@@ -42,29 +41,20 @@ class Switch:
         """Latency of a path: up and down."""
         return 2 * self.latency
 
+    def switch_of(self, host: Any) -> Any:
+        """Return 0, the one switch, for *host* (a number or an array)."""
+        return host * 0
+
     def links(self) -> pd.DataFrame:
         """Return the table of links: nic_out by host, then nic_in."""
         ports = [(f"host{h}", "switch") for h in range(self.hosts)]
         return link_table([("nic_out", ports, self.link), ("nic_in", [(b, a) for a, b in ports], self.link)],
                           self.latency)
 
-    def crossing(self, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
-        """Return which flows from hosts *src* to hosts *dst* cross a spine: none, there is no second switch."""
-        return np.zeros(len(src), bool)
+    def widths(self, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
+        """Return 1 for every pair: there is one path, so nothing to balance."""
+        return np.ones((len(src), 1), np.int64)
 
-    def incidence(self, src: np.ndarray, dst: np.ndarray, flow: np.ndarray, spine: np.ndarray,
-                  share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (flow, link, share of its bytes) for flows from *src* to *dst*; nothing crosses a spine."""
-        each = np.arange(len(src))
-        return np.tile(each, 2), np.concatenate([src, self.hosts + dst]), np.ones(2 * len(each))
-
-    def routes(self, balancing: Any, seed: int) -> sparse.csr_array:
-        """Return the share of each pair's bytes on each link; there is one path, so nothing to balance."""
-        source, target = np.divmod(np.arange(self.hosts**2), self.hosts)
-        pair, nothing = np.flatnonzero(source != target), np.zeros(0, np.int64)
-        flow, link, share = self.incidence(source[pair], target[pair], nothing, nothing, nothing)
-        return sparse.csr_array((share, (pair[flow], link)), shape=(self.hosts**2, 2 * self.hosts))
-
-    def to_networkx(self) -> Any:
-        """Return the fabric as a ``networkx.DiGraph`` with the columns of ``links`` on its edges."""
-        return graph(self.links())
+    def path(self, src: np.ndarray, dst: np.ndarray, choice: np.ndarray) -> np.ndarray:
+        """Return the links from *src* to *dst*: up and down."""
+        return np.stack([src, self.hosts + dst], axis=1)
