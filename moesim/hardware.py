@@ -91,13 +91,21 @@ class LinkClass(Transfer):
 
 
 class ScaleOut(Transfer):
-    """How collectives use the fabric between nodes; the bandwidth of its links is the topology's."""
+    """How collectives use the fabric between nodes; the bandwidth of its links is the topology's.
+
+    ``transport`` says what keeps senders from overrunning links: "paced" (congestion control that works), "pfc_only"
+    (pause frames alone) or "sender_window" (windows, unpaced). The model is for the first; see ``network.validity``.
+    """
 
     of: dict[str, Transfer] = {}
+    transport: Literal["paced", "pfc_only", "sender_window"] = "paced"
 
 
 class HardwareSpec(Spec):
-    """A machine: equal devices in equal nodes behind a scale-up switch, nodes joined by a fabric."""
+    """A machine: equal devices in equal nodes behind a scale-up switch, nodes joined by a fabric.
+
+    ``reduction``: the algorithm of its all-reduces.
+    """
 
     name: str
     source: str
@@ -107,6 +115,7 @@ class HardwareSpec(Spec):
     scale_up: LinkClass
     fabric: Annotated[Any, Part("topology", optional=True)] = None
     scale_out: ScaleOut | None = None
+    reduction: Annotated[Any, Part("all_reduce")] = Field(default="hierarchical_ring", validate_default=True)
 
     @property
     def n_devices(self) -> int:

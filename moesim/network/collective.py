@@ -104,7 +104,7 @@ def seconds(steps: Iterable[Step], constants: list[Transfer], latency_s: list[fl
 
     A launch takes startup + x + sqrt(ramp * x) in each domain, the slower counts; a domain without traffic takes no
     time. Steps without a launch go on with the launch before them: x adds up under one square root, no second startup.
-    Where every message is short enough for the eager protocol, x + sqrt(ramp * x) is the longest over its rate. How it
+    Where every message is short enough for the eager protocol, x + sqrt(ramp * x) is the longest over its rate, or x. How it
     fits measured collectives: docs/background/network.md, tests/external/test_collectives.py.
     """
     total: Any = 0.0
@@ -121,7 +121,8 @@ def seconds(steps: Iterable[Step], constants: list[Transfer], latency_s: list[fl
             if c.eager is not None:
                 longest = of_domain(step.longest, d)
                 short = longest <= c.eager.limit
-                moving = np.where(short, step.repeat * longest / c.eager.rate, c.eager.delay + moving)
+                quick = np.maximum(step.repeat * longest / c.eager.rate, x)
+                moving = np.where(short, quick, c.eager.delay + moving)
             time_s = np.where(before > 0, 0.0, c.startup) + step.repeat * each + moving
             domains.append(np.where(x > 0, time_s, 0.0))
         total = total + step.copied_s + np.maximum.reduce(domains)

@@ -21,9 +21,7 @@ from moesim.network.wiring import Wiring
 
 @dataclass(frozen=True)
 class Network(Wiring):
-    """Cost collectives on the devices that a ``Wiring`` joins. ``reduction``: the all-reduce part, or its name."""
-
-    reduction: Any = "hierarchical_ring"
+    """Cost collectives on the devices that a ``Wiring`` joins."""
 
     def all_to_all(self, traffic: np.ndarray, size: float = 1.0, reverse: bool = False) -> Collective:
         """Cost *traffic* [..., D, D] times *size* bytes from device (row) to device (column), everything at once.
@@ -32,7 +30,8 @@ class Network(Wiring):
         numbers (int32) are faster than floats. Each domain, scale-up and scale-out, is timed by its busiest link; they
         run side by side and the slower counts. Raises ``ValueError`` for another shape, or negative or undefined bytes.
         """
-        return self._cost([[Stage(np.asarray(traffic))]], "flat", size, reverse, [None])
+        name = "flat_combine" if reverse else "flat"
+        return self._cost([[Stage(np.asarray(traffic))]], name, size, reverse, [None])
 
     def exchange(self, part: Any, messages: Messages, size: float = 1.0, reverse: bool = False) -> Collective:
         """Cost getting *messages* times *size* bytes to their devices by the all-to-all *part* (or its name).
@@ -41,7 +40,7 @@ class Network(Wiring):
         """
         part = registry.make("all_to_all", part)
         launches = staged(part, messages, self.devices_per_node, reverse)
-        return self._cost(launches, registry.name_of(part), size, reverse, self._patterns(part, reverse, len(launches)))
+        return self._cost(launches, title(part, reverse), size, reverse, self._patterns(part, reverse, len(launches)))
 
     def all_reduce(self, size: np.ndarray, width: int) -> Collective:
         """Cost the sum over groups of *width* neighbouring devices, all groups at once, by ``reduction``.
@@ -66,31 +65,34 @@ class Network(Wiring):
         # In a ring a device passes on all but what the next one brought in itself.
         device, per_node = np.arange(self.n_devices), self.devices_per_node
         inside = device // per_node * per_node + (device + 1) % per_node
-        local = self._passed(total - np.roll(position, -1, axis=-1), inside)
+        local = self._passed(total - np.roll(position, -1, axis=-1), inside, per_node - 1)
         if self.nodes == 1:
             return local
         across = self._passed(position - np.roll(held, -1, axis=-2), (device + per_node) % self.n_devices, self.nodes -
         1)
         return Collective(across.time_s + local.time_s, across.loads + local.loads)
 
-    def _passed(self, size: np.ndarray, target: np.ndarray, latencies: int = 1) -> Collective:
+    def _passed(self, size: np.ndarray, target: np.ndarray, rounds: int) -> Collective:
         """Cost every device sending *size* [..., nodes, devices of a node] bytes to its *target* [D] in rounds."""
         size = size.reshape(*size.shape[:-2], self.n_devices)
         traffic = np.zeros((*size.shape, self.n_devices))
         traffic[..., np.arange(self.n_devices), target] = size
-        return self._cost([[Stage(traffic)]], "all_gather", 1.0, False, [None], latencies)
+        return self._cost([[Stage(traffic)]], "all_gather", 1.0, False, [None], rounds)
 
     def _cost(self, launches: list[list[Stage]], name: str, size: float, reverse: bool,
-              patterns: Sequence[np.ndarray | None], latencies: int = 1) -> Collective:
-        """Cost *launches*, each of stages that run together; *patterns*: the pairs of devices that each may use."""
+              patterns: Sequence[np.ndarray | None], rounds: int = 1) -> Collective:
+        """Cost *launches*, each of stages that run together; *patterns*: the pairs of devices that each may use.
+
+        *rounds*: of messages, and path latencies, that a launch waits for.
+        """
         total: Any = 0.0
         steps = []
         for stages, pattern in zip(launches, patterns, strict=True):
             routes = self._routes(pattern)
             loads: Any = sum(self._loads(stage.traffic, routes, reverse) for stage in stages) * size
             copied = sum(np.max(stage.copied, axis=-1) for stage in stages if np.ndim(stage.copied))
-            steps.append(Step(self._x(loads, routes, name), self._issued(stages, name, reverse),
-                              self._longest(stages, name, size), latencies=latencies,
+            steps.append(Step(self._x(loads, routes, name), rounds * self._issued(stages, name, reverse),
+                              self._longest(stages, name, size), latencies=rounds,
                               launch=any(stage.launch for stage in stages),
                               copied_s=copied * (2 * size / self.copy_bandwidth)))  # read and written
             total = total + loads[..., routes.group]
@@ -101,10 +103,10 @@ class Network(Wiring):
         if not registry.make("balancing", self.balancing).deals:
             return [None] * n_launches
         if ("patterns", part, reverse) not in self._known:
-            every = Messages(np.ones((self.n_devices,) * 2), np.ones((self.n_devices, self.nodes)))
-            self._known["patterns", part, reverse] = [
-                sum(np.asarray(stage.traffic) for stage in stages) * (1 - np.eye(self.n_devices)) > 0
-                for stages in staged(part, every, self.devices_per_node, reverse)]
+            every = Messages(np.ones((self.n_devices,) * 2), np.ones((self.n_devices, self.nodes)), 1)
+            may = [sum(np.asarray(stage.traffic) for stage in stages) * (1 - np.eye(self.n_devices)) > 0
+                   for stages in staged(part, every, self.devices_per_node, reverse)]
+            self._known["patterns", part, reverse] = [pairs.T if reverse else pairs for pairs in may]
         return self._known["patterns", part, reverse]
 
     def _routes(self, pairs: np.ndarray | None) -> Routes:
@@ -216,3 +218,8 @@ class Network(Wiring):
         near = self.node_of(src) == self.node_of(dst)
         issued = [np.bincount(src[mask], minlength=1).max() for mask in (near, ~near)[:len(self.latency_s)]]
         return unit, np.array(issued) if r.messages is None else np.full(len(issued), r.messages)
+
+
+def title(part: Any, reverse: bool = False) -> str:
+    """Return the name under which machines give constants for the all-to-all *part*, or its way home."""
+    return registry.name_of(part) + ("_combine" if reverse else "")

@@ -116,7 +116,9 @@ def play(network: Network, acts: list[Act], name: str, tolerance: float = 0.0, m
         table["start_s"] += waits_s(network, act, table, name, way, carried) / act.repeat
         nothing = Faults(np.zeros(0), np.ones((0, network.n_links)), 0.0)
         ended = Journey(network, table, network.rate(name), way, faults or nothing).run()
-        one = float(ended.finish_s.max(initial=shift)) - shift + (act.latencies - 1) * network.latency_s[-1]
+        far = (network.node_of(act.src) != network.node_of(act.dst)).astype(np.int64)
+        again = (act.latencies - 1) * np.array(network.latency_s)[far]  # one latency is in the flows' own times
+        one = float((ended.finish_s + again).max(initial=shift)) - shift
         tables.append(pd.DataFrame({"act": i, "repeat": act.repeat, "src": act.src, "dst": act.dst, "bytes": act.size,
                                     "start_s": table["start_s"] - shift + now, "finish_s": ended.finish_s - shift + now,
                                     "bottleneck": ended.bottleneck}))

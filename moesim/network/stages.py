@@ -76,4 +76,7 @@ def staged(part: Any, messages: Messages, per_node: int, reverse: bool = False) 
             together[-1].append(stage)
         else:
             together.append([stage])
-    return together[::-1] if reverse else together
+    if not reverse:
+        return together
+    ends = [*(any(stage.launch for stage in stages) for stages in together[1:]), True]  # the launch after it is another
+    return [[stage._replace(launch=end) for stage in stages] for stages, end in zip(together, ends, strict=True)][::-1]

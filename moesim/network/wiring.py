@@ -22,11 +22,12 @@ Self = TypeVar("Self", bound="Wiring")
 class Wiring(Topology):
     """Join *n_devices* in nodes of *devices_per_node*.
 
-    ``scale_up`` (bandwidth, efficiency, startup, ramp, message) holds for every device's link to the switch of its
-    node, one per direction. ``fabric`` is a topology part and ``scale_out`` has its constants; both None for one node.
-    ``balancing`` is a part or its name; ``seed`` is its. ``copy_bandwidth``: bytes/s at which a device reads or writes
-    its memory. A pair of devices that the fabric does not join is relayed by the device of the sender's node at the
-    receiver's place (NVLink, then rail: NCCL's PXN). Raises ``ValueError`` if nodes are not joined.
+    ``scale_up`` (bandwidth and constants) holds for every device's link to the switch of its node, one per direction.
+    ``fabric`` is a topology part and ``scale_out`` has its constants; both None for one node. ``balancing`` and
+    ``reduction`` (the all-reduce) are parts or their names; ``seed`` is of the first. ``copy_bandwidth``: bytes/s at
+    which a device reads or writes its memory. A pair of devices that the fabric does not join is relayed by the device
+    of the sender's node at the receiver's place (NVLink, then rail: NCCL's PXN). Raises ``ValueError`` if nodes are not
+    joined.
     """
 
     n_devices: int
@@ -37,6 +38,7 @@ class Wiring(Topology):
     balancing: Any = "spray"
     seed: int = 0
     copy_bandwidth: float = np.inf
+    reduction: Any = "hierarchical_ring"
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +55,7 @@ class Wiring(Topology):
     def of(cls: type[Self], machine: Any, balancing: Any = "spray", seed: int = 0) -> Self:
         """Return the network of *machine* (a ``HardwareSpec``)."""
         return cls(machine.n_devices, machine.devices_per_node, machine.scale_up, machine.fabric, machine.scale_out,
-                   balancing, seed, machine.device.memory[0].bandwidth)
+                   balancing, seed, machine.device.memory[0].bandwidth, reduction=machine.reduction)
 
     @classmethod
     def on(cls: type[Self], fabric: Any, balancing: Any = "spray", seed: int = 0) -> Self:
@@ -134,9 +136,12 @@ class Wiring(Topology):
     # Constants and rates
 
     def constants(self, name: str = "") -> list[Transfer]:
-        """Return the constants of the domains for the collective *name*: scale-up and, between nodes, scale-out."""
+        """Return the constants of the domains for the collective *name*: scale-up and, between nodes, scale-out.
+
+        The way home of an all-to-all, "..._combine", has those of the way out unless it has its own.
+        """
         domains = [self.scale_up] if self.nodes == 1 or self.scale_out is None else [self.scale_up, self.scale_out]
-        return [d.of.get(name, d) for d in domains]
+        return [d.of.get(name, d.of.get(name.removesuffix("_combine"), d)) for d in domains]
 
     def rate(self, name: str = "") -> np.ndarray:
         """Return the bytes/s that the collective *name* reaches on every link."""

@@ -101,8 +101,8 @@ def test_nvls() -> None:
     first, second = rounds("nvls", 4, 8)
     assert written(first) == [(pairs("01 12 23 30", 5 / 4), 1, True, 2)]
     assert second == []
-    # Two nodes of two: 3/2 each in the nodes; then a ring of each position on a half, both halves of it: 2 times 1/4.
-    assert written(rounds("nvls", 4, 2)[0]) == [(pairs("01 10 23 32", 3 / 2), 1, True, 2),
+    # Two nodes of two: no switch for two, 2 * 1/2; then a ring of each position on a half, both halves of it: 2 * 1/4.
+    assert written(rounds("nvls", 4, 2)[0]) == [(pairs("01 10 23 32", 1), 1, True, 2),
                                                 (pairs("02 13 20 31", 1 / 4), 2, True, 1)]
     assert written(rounds("nvls", 8, 8)[0]) == [(pairs("01 12 23 34 45 56 67 70", 9 / 8), 1, True, 2)]
 

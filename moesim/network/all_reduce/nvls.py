@@ -37,6 +37,7 @@ class Nvls:
     def rounds(self, n: int, per_node: int) -> tuple[list[Round], list[Round]]:
         """Return the rounds in and between nodes, both halves as one. Raises ``ValueError`` for part-filled nodes."""
         nodes, m = nodes_of(n, per_node)
-        switch = everyone(next_inside(n, m), (m + 1) / m, latencies=2)._replace(messages=2 * (m - 1))
+        share = (m + 1) / m if m > 2 else 2 * (m - 1) / m  # NCCL: the switch is for three and more
+        switch = everyone(next_inside(n, m), share, latencies=2)._replace(messages=2 * (m - 1))
         far = everyone((np.arange(n) + m) % n, 1 / n, 2 * (nodes - 1))
         return ([switch] if m > 1 else []) + ([far] if nodes > 1 else []), []
