@@ -104,8 +104,8 @@ def seconds(steps: Iterable[Step], constants: list[Transfer], latency_s: list[fl
 
     A launch takes startup + x + sqrt(ramp * x) in each domain, the slower counts; a domain without traffic takes no
     time. Steps without a launch go on with the launch before them: x adds up under one square root, no second startup.
-    Where every message is short enough for the eager protocol, x + sqrt(ramp * x) is the longest over its rate, or x. How it
-    fits measured collectives: docs/background/network.md, tests/external/test_collectives.py.
+    Where every message is short enough for the eager protocol, x + sqrt(ramp * x) is the longest over its rate, or x.
+    How it fits measured collectives: docs/background/network.md, tests/external/test_collectives.py.
     """
     total: Any = 0.0
     carried: np.ndarray | None = None

@@ -60,6 +60,16 @@ class Ends:
         return np.asarray(self.fabric.switch_of(self.dst))
 
     @cached_property
+    def stranded(self) -> np.ndarray:
+        """Which flows have no living path, bool [flows]."""
+        if self.alive is None or self.alive.all():
+            return np.zeros(len(self), bool)
+        flow, path = every(self.widths.prod(axis=1))
+        links = self.links(flow, path)
+        living = (self.alive[links] | (links < 0)).all(axis=1)
+        return np.bincount(flow, living, len(self)) == 0
+
+    @cached_property
     def n_paths(self) -> np.ndarray:
         """How many living paths each flow has; a flow whose paths are all dead counts them all (it has to wait)."""
         return self.widths.prod(axis=1) if self._living is None else self._living.sum(axis=1)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from moesim.network import fluid
-from moesim.network.ends import Choice
+from moesim.network.ends import Choice, Ends
 from moesim.network.faults import Faults
 from moesim.network.pieces import Pieces, ends_of, joined, kept, pieces_of, pinned, spread
 
@@ -128,9 +128,11 @@ class Journey:
         lost = (moving.pieces.usage @ (~alive).astype(np.float64)) > 0
         if not lost.any() or "spine" in self.table:
             return moving
-        gone = moving.only(lost)
-        table = self.table.iloc[gone.pieces.flow].assign(bytes=gone.left, start_s=now)
-        ends = ends_of(self.fabric, table.reset_index(drop=True), alive=alive)
+        ends = self._ends(moving, lost, alive, now)
+        lost[np.flatnonzero(lost)[ends.stranded]] = False  # nowhere to go: they wait for a repair
+        if not lost.any():
+            return moving
+        gone, ends = moving.only(lost), self._ends(moving, lost, alive, now)
         choice, sent = self.way.part.paths(ends, self.way.seed), self.way.part.sent
         if sent == "in_turn":  # each burst stays one burst
             one = np.concatenate([[True], choice.flow[1:] != choice.flow[:-1]])
@@ -144,6 +146,12 @@ class Journey:
                              weight=origin.weight[new.flow] * new.weight)
         rest = moving.only(~lost)
         return rest.and_also(_UnderWay(again, gone.left[new.flow] * new.share, np.full(len(again.flow), now)))
+
+    def _ends(self, moving: _UnderWay, which: np.ndarray, alive: np.ndarray, now: float) -> Ends:
+        """Return the ends of the pieces *which* (bool) of *moving*, as flows that start *now*."""
+        flow = moving.pieces.flow[which]
+        table = self.table.iloc[flow].assign(bytes=moving.left[which], start_s=now)
+        return ends_of(self.fabric, table.reset_index(drop=True), alive=alive)
 
     def _moved(self, moving: _UnderWay, capacity: np.ndarray, end: float) -> _UnderWay | None:
         """Run *moving* until *end*; note what ended, return the rest."""

@@ -177,6 +177,9 @@ def stop(running: np.ndarray, stops: Stops, run: Run) -> None:
         if clock.end_s[f] <= stops.until + stops.rounding:
             clock.left[f] = 0.0
             continue
+        if run.state.level[f] == np.inf:  # begun just now: it has no rate yet
+            clock.end_s[f] = np.inf
+            continue
         rate = run.flows.weight[f] * run.state.level[f]
         clock.left[f] -= rate * (stops.until - clock.since_s[f])
         if clock.left[f] <= 0:  # by rounding: it has not ended

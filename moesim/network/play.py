@@ -100,7 +100,7 @@ def play(network: Network, acts: list[Act], name: str, tolerance: float = 0.0, m
     collective reaches on each link. *memo* remembers traffic that comes again. *faults* count from the start of the
     collective; an act done several times is worked out once, so these exclude each other (``ValueError``).
     """
-    way = Way(registry.make("balancing", network.balancing), network.seed, tolerance, memo or Memo())
+    way = Way(registry.make("balancing", network.balancing), network.seed, tolerance, Memo() if memo is None else memo)
     now, tables, loads = 0.0, [], np.zeros(network.n_links)
     carried = np.zeros(len(network.latency_s))
     for i, act in enumerate(acts):

@@ -41,8 +41,8 @@ def notes(transport: str, links: pd.DataFrame, senders: int) -> list[str]:
                      "packet such all-to-alls took 9 % longer than said at 1.25 times the mean, 28 % at 1.54")
     if transport == "sender_window" and senders > SENDERS:
         found.append(f"network: {senders} senders to one port at a time, each free to send a window: packets are "
-                     "dropped and sent again. Packet by packet 255 senders of 62.5 KB took 54 to 88 % longer than said; up to "
-                     f"{SENDERS} senders of 1 MiB were right to 4 %")
+                     "dropped and sent again. Packet by packet 255 senders of 62.5 KB took 54 to 88 % longer than "
+                     f"said; up to {SENDERS} senders of 1 MiB were right to 4 %")
     return found
 
 

@@ -151,3 +151,9 @@ def test_a_memo_tells_different_runs_apart(seed: int, other: int) -> None:
 def _relative(name: str, values: np.ndarray) -> np.ndarray:
     """Return what of *values* the memo tells apart when nothing else changes."""
     return values / values.max() if name == "size" else values - values.min() if name == "start_s" else values
+
+
+def test_a_flow_that_begins_when_the_run_stops_has_all_its_bytes() -> None:
+    paths = fluid.Paths(np.array([0, 1, 2]), np.array([0, 0]), np.ones(2))
+    course = fluid.run(paths, np.array([10.0]), np.array([10.0, 7.0]), np.zeros(2), until=1.0, after=np.array([-1, 0]))
+    assert course.end_s.tolist() == [1.0, np.inf] and course.left_bytes.tolist() == [0.0, 7.0]

@@ -49,7 +49,7 @@ def test_uniform_all_to_alls(part: dict, reverse: bool, balancing: str) -> None:
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_uneven_all_to_alls(part: dict, seed: int) -> None:
-    """Never below the closed form; above where a few large flows leave the busiest link idle as they queue elsewhere."""
+    """Never below the closed form; above it where a few large flows leave the busiest link idle."""
     net = network()
     closed = net.exchange(part, messages(net, seed), 1e5)
     played = play(net, exchange(net, part, messages(net, seed), 1e5), part["name"])
