@@ -69,10 +69,18 @@ class Eager(Spec):
     delay: Seconds = 0.0
 
 
+class Packet(Spec):
+    """Packets: bytes of ``payload`` in a full one, and of ``header`` in each."""
+
+    payload: Bytes
+    header: Bytes
+
+
 class Transfer(Spec):
     """What collectives reach: startup + messages * message + x + sqrt(ramp * x), x the bytes over rate * efficiency.
 
-    ``message``: of each message that the busiest device sends. The form and its fit to measured collectives:
+    ``message``: of each message that the busiest device sends. ``packet``: headers, where efficiency does not contain
+    them. The form and its fit to measured collectives:
     docs/background/network.md.
     """
 
@@ -80,6 +88,7 @@ class Transfer(Spec):
     startup: Seconds
     ramp: Seconds
     message: Seconds = 0.0
+    packet: Packet | None = None
     eager: Eager | None = None
 
 

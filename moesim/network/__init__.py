@@ -16,5 +16,6 @@ from moesim.network.network import Network
 from moesim.network.stages import Messages
 from moesim.network.topologies.leaf_spine import LeafSpine
 from moesim.network.topologies.switch import Switch
+from moesim.network.wire import Packet, wire_bytes
 
-__all__ = ["Collective", "Constants", "LeafSpine", "Messages", "Network", "Switch", "run_flows"]
+__all__ = ["Collective", "Constants", "LeafSpine", "Messages", "Network", "Packet", "Switch", "run_flows", "wire_bytes"]

@@ -45,6 +45,10 @@ class Transfer(Protocol):
         """Seconds that a device needs for each message that it sends, however small."""
 
     @property
+    def packet(self) -> Any:
+        """Payload and header of packets (both in bytes), or None: then efficiency contains headers."""
+
+    @property
     def eager(self) -> Eager | None:
         """What is different for short messages, or None."""
 
@@ -70,6 +74,7 @@ class Constants:
     startup: float = 0.0
     ramp: float = 0.0
     message: float = 0.0
+    packet: Any = None
     eager: Any = None
     of: Mapping[str, Any] = field(default_factory=dict)
 

@@ -11,32 +11,37 @@ import pandas as pd
 from moesim import registry
 from moesim.network.epochs import Journey, Way
 from moesim.network.faults import Faults
+from moesim.network.wire import Packet, wire_bytes
 
 NEEDED, OPTIONAL = ("src", "dst", "bytes", "start_s"), ("spine", "port", "weight", "limit_bytes_per_s")
 WEIGHTS = 1e4  # largest ratio of two weights: sums of more distant ones lose digits
 
 
 def run_flows(fabric: Any, flows: pd.DataFrame, balancing: Any = "ecmp", seed: int = 0, tolerance: float = 0.0, *,
-              faults: pd.DataFrame | None = None, detection_s: float = 1e-3) -> pd.DataFrame:
+              faults: pd.DataFrame | None = None, detection_s: float = 1e-3, packet: Packet | None = None
+              ) -> pd.DataFrame:
     """Return *flows* with ``finish_s``, when the last byte of each is there, and the ``bottleneck`` link.
 
     *fabric*: a topology (``LeafSpine``, ...), or a ``Network`` (hosts are its devices, links at wire speed). *flows*,
-      one
-    row each: src, dst (hosts), bytes, start_s; optional spine (the number of its path, in a leaf-spine fabric the
+    one row each: src, dst (hosts), bytes, start_s; optional spine (the number of its path, in a leaf-spine fabric the
     spine; -1 where both hosts have one switch; *balancing* is then not asked), port (tells flows of a pair apart for
     hashes), weight (its share of a bottleneck, default 1), limit_bytes_per_s (rate of its own). Other columns are kept.
     Flows share links max-min fairly. *balancing*: a part or its name; pieces of a flow share its weight, and it is done
-    when the last one is. finish_s includes the latency of the path once. *tolerance*: ends within this share of a
-    flow's duration are one event; 0 is exact. *faults*: links that fail, slow down or come back (time_s, where, factor:
-    ``faults.Faults``); what crosses a failed link waits for *detection_s* (default: a retransmission timeout of 1 ms,
-    as arXiv 2407.00550 configures), then finds another path; pinned flows wait for its repair. ``bottleneck`` (a row of
-    ``fabric.links()``) limited the flow, or its last piece, at the end; -1 if its own limit did, or it has no bytes.
-    Raises ``ValueError`` for flows that cannot run.
+    when the last one is. finish_s includes the latency of the path once. *packet*: headers are added to bytes.
+    *tolerance*: ends within this share of a flow's duration are one event; 0 is exact.
+
+    *faults*: links that fail, slow down or come back (time_s, where, factor: ``faults.Faults``); what crosses a failed
+    link waits for *detection_s* (default: a retransmission timeout of 1 ms, as arXiv 2407.00550 configures), then finds
+    another path; pinned flows wait for its repair. ``bottleneck`` (a row of ``fabric.links()``) limited the flow, or
+    its last piece, at the end; -1 if its own limit did, or it has no bytes. Raises ``ValueError`` for flows that cannot
+    run.
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; give a share of a flow's duration, 0 (exact) <= tolerance < 1")
     fabric = registry.make("topology", fabric)
     table, links = _checked(flows, fabric.n_hosts), fabric.links()
+    if packet is not None:
+        table = table.assign(bytes=wire_bytes(table["bytes"].to_numpy(), packet))
     way = Way(registry.make("balancing", balancing), seed, tolerance)
     ended = Journey(fabric, table, links["capacity_bytes_per_s"].to_numpy(), way,
                     Faults.of(links, faults, detection_s)).run()

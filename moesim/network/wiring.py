@@ -14,6 +14,7 @@ import pandas as pd
 
 from moesim.network.collective import Constants, LinkClass, Transfer
 from moesim.network.topologies._build import Topology, link_table
+from moesim.network.wire import Packet
 
 Self = TypeVar("Self", bound="Wiring")
 
@@ -146,7 +147,8 @@ class Wiring(Topology):
     def rate(self, name: str = "") -> np.ndarray:
         """Return the bytes/s that the collective *name* reaches on every link."""
         if ("rate", name) not in self._known:
-            efficiency = [c.efficiency for c in self.constants(name)]
+            efficiency = [c.efficiency * (Packet(c.packet.payload, c.packet.header).goodput if c.packet else 1.0)
+                          for c in self.constants(name)]
             n_up = 2 * self.n_devices
             share = np.concatenate([np.full(n_up, efficiency[0]), np.full(self.n_links - n_up, efficiency[-1])])
             self._known["rate", name] = self.links()["capacity_bytes_per_s"].to_numpy() * share

@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
 from moesim import registry
-from moesim.network import LeafSpine, Network
+from moesim.network import LeafSpine, Network, Packet, run_flows
 from moesim.network.balancing.ecmp import splitmix64
 from moesim.network.collective import Constants
 from moesim.network.ends import Ends, every
@@ -233,3 +234,13 @@ def test_wrong_input_says_what_to_do(make: object, fact: str, remedy: str) -> No
     with pytest.raises(ValueError) as error:
         make()  # type: ignore[operator]
     assert fact in str(error.value) and remedy in str(error.value)
+
+
+def test_headers_take_their_share_of_the_wire() -> None:
+    bare, packed = Constants(bandwidth=450e9), Constants(bandwidth=450e9, packet=Packet(4096, 64))
+    fabric = FABRICS["switch"]
+    slow, fast = (Network(16, 4, c, fabric, c).all_to_all(traffic()).time_s for c in (packed, bare))
+    assert slow == pytest.approx(fast * 4160 / 4096)
+    flows = pd.DataFrame({"src": [0, 1], "dst": [2, 3], "bytes": [8192.0, 100.0], "start_s": 0.0})
+    done = run_flows(fabric, flows, packet=Packet(4096, 64))["finish_s"]
+    assert done.to_numpy() * 50e9 == pytest.approx([8320.0, 164.0])
