@@ -34,15 +34,24 @@ def link_loads(traffic: np.ndarray, start: np.ndarray, pair: np.ndarray, share: 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def longest(traffic: np.ndarray, per_node: int) -> np.ndarray:
-    """Return the largest entry of each of *traffic* [B, D, D] inside nodes and between nodes, [2, B]; no diagonal."""
-    result = np.zeros((2, len(traffic)))
-    for b in range(len(traffic)):
-        for i in range(traffic.shape[1]):
-            for j in range(traffic.shape[2]):
-                if i != j:
-                    domain = int(i // per_node != j // per_node)
-                    result[domain, b] = max(result[domain, b], float(traffic[b, i, j]))
+def longest(traffic: np.ndarray, per_node: int, far: bool) -> np.ndarray:
+    """Return the largest entry of each of *traffic* [B, D, D] inside nodes and, if *far*, between them: [2, B]."""
+    result = np.zeros((2, traffic.shape[0]))
+    n = traffic.shape[1]
+    for b in range(traffic.shape[0]):
+        near_most = far_most = traffic[b, 0, 0] * 0
+        for i in range(n):
+            first = i // per_node * per_node
+            row = traffic[b, i]
+            for j in range(first, first + per_node):
+                if row[j] > near_most and i != j:
+                    near_most = row[j]
+            if far:
+                for j in range(first):
+                    far_most = max(far_most, row[j])
+                for j in range(first + per_node, n):
+                    far_most = max(far_most, row[j])
+        result[0, b], result[1, b] = near_most, far_most
     return result
 
 

@@ -159,12 +159,14 @@ class Network(Wiring):
         """Return the bytes [domains, ...] of the longest message, if *name* sends short ones another way."""
         from moesim.network.loops import longest  # numba
 
-        if not any(c.eager for c in self.constants(name)):
+        eager = [c.eager is not None for c in self.constants(name)]
+        if not any(eager):
             return np.inf
         found = []
         for stage in stages:
             traffic = np.ascontiguousarray(stage.traffic)
-            entry = longest(traffic.reshape(-1, self.n_devices, self.n_devices), self.devices_per_node)
+            entry = longest(traffic.reshape(-1, self.n_devices, self.n_devices), self.devices_per_node,
+                            eager[-1] and self.nodes > 1)
             found.append(entry.reshape(2, *traffic.shape[:-2]))
         return np.maximum.reduce(found) * size
 
