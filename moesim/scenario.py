@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from moesim import config
 from moesim.config import DataPath, Named, Spec
 from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
-from moesim.registry import Part
+from moesim.network import Messages
+from moesim.registry import Part, name_of
 from moesim.requests import ClosedLoop, Requests
 from moesim.synthetic import SyntheticTrace
 from moesim.units import pretty
@@ -83,16 +85,17 @@ class Scenario(Spec):
     scheduler: Annotated[Any, Part("scheduler")]
     request_router: Annotated[Any, Part("request_router")] = Field(default="least_loaded", validate_default=True)
     balancing: Annotated[Any, Part("balancing")] = Field(default="spray", validate_default=True)
+    all_to_all: Annotated[Any, Part("all_to_all")] = Field(default="flat", validate_default=True)
     kernels: Annotated[Any, Part("kernel_model")] = Field(default="tile", validate_default=True)
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
     detail: Literal["steps", "events"] = "steps"
     span_steps: int = Field(default=16, ge=-1)  # steps whose spans are kept in the result; -1 keeps all
     seed: int = Field(default=0, ge=0)
 
-
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        facts = [fact for check in (_model, _parallelism, _lengths) for fact in check(self)] or list(_memory(self))
+        checks = (_model, _parallelism, _exchange, _lengths)
+        facts = [fact for check in checks for fact in check(self)] or list(_memory(self))
         if facts:
             raise config.facts_error("Scenario", facts)
         return self
@@ -116,6 +119,22 @@ def _parallelism(scenario: Scenario) -> Iterable[Fact]:
         yield "parallelism.tp", "must be 1 with mode context_coherent: a token's whole attention runs on one device"
     elif heads % tp:
         yield "parallelism.tp", f"{tp} does not divide the {heads} attention heads; use a divisor"
+
+
+def _exchange(scenario: Scenario) -> Iterable[Fact]:
+    part, machine, name = scenario.all_to_all, scenario.hardware, name_of(scenario.all_to_all)
+    nodes, per_expert = (getattr(part, asked, False) for asked in ("needs_nodes", "per_expert"))
+    if scenario.parallelism.mode == "context_coherent" and (nodes or per_expert):
+        yield "all_to_all", (f"{name} is a way for tokens to go out and come home, in mode context_coherent they move "
+                             f"on; use 'flat' or mode dispatch_combine")
+    elif per_expert and scenario.parallelism.deduplicate:
+        yield "parallelism.deduplicate", f"must be false with all_to_all {name}, which sends a copy per expert"
+    n = machine.n_devices
+    none = Messages(np.zeros((n, n), np.int32), np.zeros((n, machine.nodes), np.int32), scenario.model.n_experts)
+    try:
+        part.stages(none, machine.devices_per_node)
+    except ValueError as error:
+        yield "all_to_all", str(error)
 
 
 def _model(scenario: Scenario) -> Iterable[Fact]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.network import Network
+from moesim.network import Messages, Network
 from moesim.scenario import Scenario
 from moesim.sim import routing
 from moesim.sim.cost import INDEX, Batch, StepCost
@@ -40,17 +40,22 @@ class _Common:
         shape = (len(self.moe), self.n_devices)
         self._tokens = np.zeros((*shape, self.slots.n_slots), np.int32)
         self._copies, self._returns = np.zeros((2, *shape, self.n_devices), np.int32)
+        self._visits = None
+        if getattr(self.scenario.all_to_all, "needs_nodes", False):
+            self._visits = np.zeros((*shape, self.scenario.hardware.nodes), np.int32)
 
     def _counters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return zeros to count in: tokens [M, D, S], copies and returns [M, D, D]; the next call reuses them."""
         counters = self._tokens, self._copies, self._returns
-        for counter in counters:
-            counter.fill(0)
+        for counter in (*counters, self._visits):
+            if counter is not None:
+                counter.fill(0)
         return counters
 
-    def _exchange(self, cost: StepCost, phase: str, messages: np.ndarray, reverse: bool = False) -> None:
-        """Put the all-to-all of *messages* [M, D, D] hidden states into *cost* as *phase* of layers with experts."""
-        collective = self.network.all_to_all(messages, self.token_bytes, reverse)
+    def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, reverse: bool = False) -> None:
+        """Put the all-to-all of *copies* [M, D, D] of hidden states into *cost* as *phase* of layers with experts."""
+        messages = Messages(copies, self._visits, self.model.n_experts)
+        collective = self.network.exchange(self.scenario.all_to_all, messages, self.token_bytes, reverse)
         cost.put(phase, self.moe, collective.time_s[:, None])
         cost.add_bytes(phase, collective.loads)
 
@@ -111,7 +116,7 @@ class DispatchCombine(_Common):
         """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into *cost*."""
         tokens, copies, _ = self._counters()
         routing.dispatch(self.chosen[rows], home, self.slots.device, self.slots.slot, self.per_node,
-                         self.scenario.parallelism.deduplicate, tokens, copies)
+                         self.scenario.parallelism.deduplicate, tokens, copies, self._visits)
         at_home = np.bincount(home, minlength=self.n_devices)
         cost.put("gate", self.moe, self.operators.gate(at_home))
         self._exchange(cost, "dispatch", copies)

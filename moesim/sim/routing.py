@@ -77,15 +77,17 @@ def _replica(device: np.ndarray, l: int, e: int, here: int, per_node: int, turns
 
 
 @njit(cache=True)
-def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies):  # type: ignore[no-untyped-def]
+def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies, visits):  # type: ignore[no-untyped-def]
     """Count tokens per slot and copies per pair of devices for tokens that return *home* after every layer.
 
     *experts* uint16 [T, L, k], *home* int32 [T]; adds to *tokens* [L, D, S] and *copies* [L, D, D] (from, to; the
     diagonal holds what stays), both int32. With *deduplicate* a token is copied once to a device that holds several of
-    its experts. The same messages come back.
+    its experts. *visits* int32 [L, D, N]: a token once per node that it visits, its own too; None: not asked for. The
+    same messages come back.
     """
     n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
+    visited = np.full(tokens.shape[1] // per_node, -1, np.int64)
     turns = np.zeros((device.shape[1], tokens.shape[1] // per_node), np.int32)
     for l in range(n_layers):  # layer by layer: the counts of one layer stay in cache
         turns[:] = 0
@@ -100,6 +102,9 @@ def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies)
                 if not deduplicate or seen[d] != visit:
                     copies[l, here, d] += 1
                     seen[d] = visit
+                if visits is not None and visited[d // per_node] != visit:  # compiled apart: None costs nothing
+                    visits[l, here, d // per_node] += 1
+                    visited[d // per_node] = visit
 
 
 @njit(cache=True)

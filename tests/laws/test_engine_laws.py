@@ -31,6 +31,9 @@ VARIANTS = {
     "poisson": ("requests={kind: poisson, rate: 2000 /s, count: 9, prompt_tokens: 12, output_tokens: 3}",),
     "shared experts": ("model.moe.shared_ffn=64", *TWO_NODES),
     "roofline": ("kernels=roofline", "request_router=fewest_requests"),
+    "node limited": ("all_to_all=node_limited", *TWO_NODES),
+    "in rounds": ("all_to_all=pairwise", *TWO_NODES),
+    "low latency": ("all_to_all=deepep_ll", "parallelism.deduplicate=false", *TWO_NODES),
     "windows": ("model.attention.window=4", "model.attention.window_layers=[1]"),
 }
 
@@ -103,6 +106,28 @@ def test_twice_the_link_bandwidth_halves_the_exchange() -> None:
     slow, quick = (moesim.simulate(tiny(*free, f"hardware.scale_up.bandwidth={b}")) for b in ("1 GB/s", "2 GB/s"))
     for phase in ("dispatch", "combine"):
         assert quick.steps[f"{phase}_s"].sum() == pytest.approx(slow.steps[f"{phase}_s"].sum() / 2, rel=1e-9)
+
+
+def test_a_token_crosses_once_per_node_or_once_per_device() -> None:
+    """Bytes on ports: fewer with node_limited than with flat and pxn, more with a copy per expert."""
+    eight = tuple(f"{where}.{what}" for where in ("model.moe", "trace.synthetic") for what in ("experts=8", "top_k=4"))
+    ports = {}
+    for name, part, more in (("flat", "flat", ()), ("limited", "node_limited", ()), ("pxn", "pxn", ()),
+                             ("per expert", "deepep_ll", ("parallelism.deduplicate=false",))):
+        links = moesim.simulate(tiny(f"all_to_all={part}", *more, *eight, *TWO_NODES)).links
+        ports[name] = links.groupby("class")["bytes"].sum()["nic_out"]
+    assert ports["limited"] < ports["flat"] == ports["pxn"] < ports["per expert"]
+
+
+@pytest.mark.parametrize("overrides, fact", [
+    (("all_to_all=deepep_ll",), "must be false with all_to_all deepep_ll"),
+    (("all_to_all=node_limited", "parallelism.mode=context_coherent"), "use 'flat' or mode dispatch_combine"),
+    (("all_to_all={name: coordinated, width: 3}",), "groups of 3 do not divide 2 devices"),
+    (("all_to_all=flet",), "did you mean 'flat'"),
+])
+def test_a_way_of_sending_that_does_not_fit(overrides: tuple[str, ...], fact: str) -> None:
+    with pytest.raises(moesim.ConfigError, match=fact):
+        tiny(*overrides)
 
 
 def test_more_concurrency_never_lowers_throughput() -> None:

@@ -57,18 +57,25 @@ def test_dispatch(case: tuple[int, int, int, int, int], deduplicate: bool) -> No
     home = rng.integers(devices, size=17).astype(np.int32)
     tokens = np.zeros((layers, devices, slots.n_slots), np.int32)
     copies = np.zeros((layers, devices, devices), np.int32)
-    routing.dispatch(chosen, home, slots.device, slots.slot, 2, deduplicate, tokens, copies)
+    visits = np.zeros((layers, devices, devices // 2), np.int32)
+    routing.dispatch(chosen, home, slots.device, slots.slot, 2, deduplicate, tokens, copies, visits)
+    again = np.zeros_like(tokens), np.zeros_like(copies)
+    routing.dispatch(chosen, home, slots.device, slots.slot, 2, deduplicate, *again, None)
+    assert (again[0] == tokens).all() and (again[1] == copies).all()
 
     load: Counter[tuple[int, int, int]] = Counter()
     sent: Counter[tuple[int, int, int]] = Counter()
+    seen: Counter[tuple[int, int, int]] = Counter()
     turns = Turns(placement, 2)
     for here, row in zip(home, chosen, strict=True):
         for layer, picked in enumerate(row):
             where = [turns.device(layer, int(e), int(here)) for e in picked]
             load.update((layer, d, int(e)) for d, e in zip(where, picked, strict=True))
             sent.update((layer, int(here), d) for d in (set(where) if deduplicate else where))
+            seen.update((layer, int(here), node) for node in {d // 2 for d in where})
     _compare(placement, tokens, load)
     assert {k: v for k, v in np.ndenumerate(copies) if v} == dict(sent)
+    assert {k: v for k, v in np.ndenumerate(visits) if v} == dict(seen)
     assert tokens.sum() == chosen.size  # tokens x k = routed ids
 
 
@@ -131,7 +138,7 @@ def test_replicas_share_the_load(layers: int) -> None:
         tokens, copies = np.zeros((layers, 8, slots.n_slots), np.int32), np.zeros((layers, 8, 8), np.int32)
         home = np.repeat(np.arange(8), 1000).astype(np.int32)
         routing.dispatch(np.zeros((8000, layers, 1), np.uint16), home, slots.device, slots.slot, per_node, True, tokens,
-                         copies)
+                         copies, None)
         assert (tokens[:, 2].sum(axis=1) == 4000).all() and (tokens[:, 5].sum(axis=1) == 4000).all()
 
 

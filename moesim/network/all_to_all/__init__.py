@@ -8,6 +8,9 @@ Stages run one after the other unless a stage says ``with_before``. What every p
 * the diagonal of a stage is what stays in its device; nobody is charged for it;
 * ``ValueError`` with a remedy when the messages do not fit nodes of ``per_node`` neighbouring devices.
 
+A part may say what has to be counted for it: ``needs_nodes = True`` asks for ``messages.node_copies``, ``per_expert =
+True`` for copies of a token once per expert (a scenario then has ``parallelism.deduplicate: false``).
+
 Parts that align rails (``pxn``, ``twodh``, ``hierarchical``, ``bilevel``, ``node_limited``) cross nodes only between
 devices of equal position: N - 1 messages per device instead of D - m, and as many bytes in all as ``flat``
 (``node_limited``: fewer). Which device's port carries them differs.

@@ -9,6 +9,8 @@ With 8 experts on two nodes, each device tells 4 experts of the other node how m
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from pydantic import PositiveInt
 
@@ -30,6 +32,7 @@ class DeepepLl:
     """
 
     experts: PositiveInt | None = None
+    per_expert: ClassVar[bool] = True
 
     def stages(self, messages: Messages, per_node: int) -> list[Stage]:
         """Return one stage: the copies themselves. Raises ``ValueError`` if nobody says how many experts there are."""

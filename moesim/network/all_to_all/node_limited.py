@@ -12,6 +12,8 @@ One token of device 0 is bound for devices 2 and 3 of the other node: one copy o
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from moesim.network.all_to_all._rails import across, checked, fan_out
@@ -27,6 +29,8 @@ class NodeLimited:
     what its node's devices return and sends one sum: the same bytes reversed. Source: DeepSeek-V3, arXiv 2412.19437,
     section 3.2.2; DeepEP's internode kernels.
     """
+
+    needs_nodes: ClassVar[bool] = True
 
     def stages(self, messages: Messages, per_node: int) -> list[Stage]:
         """Return the stage along the rails and the stage inside nodes: forwarded copies and those of own tokens.
