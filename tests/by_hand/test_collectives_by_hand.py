@@ -77,7 +77,7 @@ def test_pxn() -> None:
 
 
 def test_2dh() -> None:
-    near, far = stages("twodh")
+    near, far = stages("2dh")
     assert near.traffic.tolist() == NEAR_FIRST
     assert far.traffic.tolist() == THEN_FAR
     assert [np.asarray(s.copied).tolist() for s in (near, far)] == [SENT, HELD]
@@ -96,7 +96,7 @@ def test_hierarchical() -> None:
 
 def test_aligning_needs_both_levels() -> None:
     """Within one node, or with nodes of one device, chunks lie in order: one stage, no copies."""
-    for name in ("twodh", "hierarchical"):
+    for name in ("2dh", "hierarchical"):
         for per_node in (1, 4):
             only, = registry.make("all_to_all", name).stages(Messages(COPIES), per_node)
             assert only.traffic is COPIES and only.copied == 0

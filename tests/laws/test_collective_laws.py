@@ -13,7 +13,7 @@ from moesim import registry
 from moesim.network.stages import Messages, Stage
 
 FEW = settings(deadline=None, max_examples=20)
-RAILS = ("pxn", "twodh", "hierarchical", "bilevel", "node_limited")
+RAILS = ("pxn", "2dh", "hierarchical", "bilevel", "node_limited")
 TO_ONE = tuple(n for n in registry.names("all_to_all") if n != "coordinated")  # coordinated delivers to a group
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 4))  # nodes, devices in each
 

@@ -11,7 +11,7 @@ Stages run one after the other unless a stage says ``with_before``. What every p
 A part may say what has to be counted for it: ``needs_nodes = True`` asks for ``messages.node_copies``, ``per_expert =
 True`` for copies of a token once per expert (a scenario then has ``parallelism.deduplicate: false``).
 
-Parts that align rails (``pxn``, ``twodh``, ``hierarchical``, ``bilevel``, ``node_limited``) cross nodes only between
+Parts that align rails (``pxn``, ``2dh``, ``hierarchical``, ``bilevel``, ``node_limited``) cross nodes only between
 devices of equal position: N - 1 messages per device instead of D - m, and as many bytes in all as ``flat``
 (``node_limited``: fewer). Which device's port carries them differs.
 
@@ -19,9 +19,9 @@ devices of equal position: N - 1 messages per device instead of D - m, and as ma
 >>> from moesim import registry
 >>> from moesim.network.stages import Messages
 >>> one_each = Messages(np.ones((8, 8), np.int32))
->>> for name in ("flat", "twodh"):
+>>> for name in ("flat", "2dh"):
 ...     far = registry.make("all_to_all", name).stages(one_each, per_node=4)[-1].traffic[0, 4:]
 ...     print(name, far.sum(), (far > 0).sum())
 flat 4 4
-twodh 4 1
+2dh 4 1
 """

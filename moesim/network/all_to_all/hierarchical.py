@@ -19,7 +19,7 @@ from moesim.registry import part
 
 @part
 class Hierarchical:
-    """Take O(m + D / m) messages instead of O(D), for twice the volume in all; with two copies it equals ``twodh``.
+    """Take O(m + D / m) messages instead of O(D), for twice the volume in all; with two copies it equals ``2dh``.
 
     ``transforms``: 2, as published (DeepSpeed-MoE, arXiv 2201.05596, section 5.3), or 1, only that between the stages.
     One node, or nodes of one device, have nothing to align: there it is ``flat`` without copies.
