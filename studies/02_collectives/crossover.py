@@ -25,7 +25,7 @@ MESSAGES_S = (1e-6, 2e-6, 3e-6)
 """What a message over the port may cost: NCCL's figure for Intel hosts, for AMD hosts (taken), and more than that."""
 COPY_SHARE = 0.85  # of the memory bandwidth that a copy reaches: assumed, about what streaming benchmarks find
 ALGORITHMS: dict[str, Any] = {
-    "flat": "flat", "2DH": "twodh", "hierarchical, one copy": {"name": "hierarchical", "transforms": 1},
+    "flat": "flat", "2DH": "2dh", "hierarchical, one copy": {"name": "hierarchical", "transforms": 1},
     "bi-level": "bilevel", "PXN": "pxn"}
 """Hierarchical with both copies is 2DH, so the one without the first copy stands here. Pairwise is never before flat:
 it sends the same messages and waits in between."""

@@ -63,9 +63,10 @@ def _cells(ax: Any, table: pd.DataFrame, colours: Any, values: np.ndarray, top: 
     style.axes(ax)
     ax.imshow(values, cmap=colours, vmin=-top if low is None else low, vmax=top, aspect="auto", origin="lower")
     for (row, column), number in np.ndenumerate(table.to_numpy()):
+        paper = colours(_share(float(values[row, column]), low, top))
         ax.text(column, row, f"{number:.2f}" if number < 9.995 else f"{number:.1f}", ha="center", va="center",
                 fontsize=style.SMALL, color=style.INK, zorder=5,
-                path_effects=[withStroke(linewidth=2.5, foreground=colours(_share(float(values[row, column]), low, top)))])
+                path_effects=[withStroke(linewidth=2.5, foreground=paper)])
     ax.set_xticks(range(table.shape[1]), [f"{n:,}" for n in table.columns])
     ax.set_yticks(range(table.shape[0]), [size_name(s) for s in table.index])
 

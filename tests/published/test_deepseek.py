@@ -75,7 +75,7 @@ def test_experts_per_node_that_nvlink_hides(study: ModuleType) -> None:
 
 
 def test_deepep_bandwidths(study: ModuleType) -> None:
-    """DeepEP's README (H800) and a table of H100: 14 numbers that nothing was fitted to, each within 12 %, 6 % on average."""
+    """DeepEP's README (H800) and a table of H100: 14 numbers, none fitted, each within 12 %, 6 % on average."""
     found = study.published()
     free = found[~found["fitted"]]
     assert len(free) == 14 and free["error"].abs().max() < 0.12 and free["error"].abs().mean() < 0.065
