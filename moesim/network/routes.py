@@ -31,23 +31,29 @@ class Routes(NamedTuple):
 
 def used(network: Any, src: np.ndarray, dst: np.ndarray, part: Any, seed: int) -> sparse.csr_array:
     """Return the share of the bytes from each of *src* to *dst* on each link, [flows, links], balanced together."""
-    ends = Ends.of(network, src, dst)
-    if (ends.widths.prod(axis=1) == 0).any():
-        raise ValueError("the fabric has no path between some devices, not even by way of another device of their node")
-    flow, path, share = part.paths(ends, seed)
-    links = ends.links(flow, path)
-    row, real = np.repeat(flow, links.shape[1]), links.ravel() >= 0
-    return sparse.csr_array((np.repeat(share, links.shape[1])[real], (row[real], links.ravel()[real])),
-                            shape=(len(ends), network.n_links))
+    flow, link, share = _entries(network, src, dst, part, seed)
+    return sparse.csr_array((share, (flow, link)), shape=(len(src), network.n_links))
 
 
 def between(network: Any, pairs: np.ndarray, part: Any, seed: int, n_up: int) -> Routes:
     """Return the routes of *pairs* (bool [D, D]); the first *n_up* links are scale-up."""
     src, dst = np.nonzero(pairs)
-    shares = used(network, src, dst, part, seed)
-    n = len(pairs)
-    place = sparse.csr_array((np.ones(len(src)), (src * n + dst, np.arange(len(src)))), shape=(n * n, len(src)))
-    return merged(sparse.csc_array(place @ shares), n, n_up)
+    flow, link, share = _entries(network, src, dst, part, seed)
+    pair = (src * len(pairs) + dst).astype(np.int32)[flow]
+    return merged(sparse.csc_array((share, (pair, link)), shape=(pairs.size, network.n_links)), len(pairs), n_up)
+
+
+def _entries(network: Any, src: np.ndarray, dst: np.ndarray, part: Any, seed: int
+             ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (flow, link, share) of every link on a path that flows from *src* to *dst*, balanced together, use."""
+    ends = Ends.of(network, src, dst)
+    if (ends.widths.prod(axis=1) == 0).any():
+        raise ValueError("the fabric has no path between some devices, not even by way of another device of their node")
+    flow, path, share = part.paths(ends, seed)
+    links = ends.links(flow, path).astype(np.int32)
+    real = links >= 0
+    which = np.nonzero(real)[0]
+    return flow.astype(np.int32)[which], links[real], share[which]
 
 
 def merged(shares: sparse.csc_array, n_devices: int, n_up: int) -> Routes:
