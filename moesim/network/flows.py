@@ -36,20 +36,35 @@ def run_flows(fabric: Any, flows: pd.DataFrame, balancing: Any = "ecmp", seed: i
     its last piece, at the end; -1 if its own limit did, or it has no bytes. Raises ``ValueError`` for flows that cannot
     run.
     """
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance is {tolerance}; give a share of a flow's duration, 0 (exact) <= tolerance < 1")
     fabric = registry.make("topology", fabric)
-    table, links = _checked(flows, fabric.n_hosts), fabric.links()
+    way = Way(registry.make("balancing", balancing), seed, tolerance)
+    return moved(fabric, flows, way, Faults.of(fabric.links(), faults, detection_s), packet)[0]
+
+
+def moved(fabric: Any, flows: pd.DataFrame, way: Way, faults: Faults, packet: Packet | None = None
+          ) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return what ``run_flows`` does, and the bytes that crossed each link of *fabric*."""
+    checked_tolerance(way.tolerance)
+    table = _checked(flows, fabric.n_hosts)
     if packet is not None:
         table = table.assign(bytes=wire_bytes(table["bytes"].to_numpy(), packet))
-    way = Way(registry.make("balancing", balancing), seed, tolerance)
-    ended = Journey(fabric, table, links["capacity_bytes_per_s"].to_numpy(), way,
-                    Faults.of(links, faults, detection_s)).run()
-    if not np.isfinite(ended.finish_s).all():
-        stuck = int(np.argmin(np.isfinite(ended.finish_s)))
+    ended = Journey(fabric, table, fabric.links()["capacity_bytes_per_s"].to_numpy(), way, faults).run()
+    all_end(ended.finish_s)
+    return flows.assign(finish_s=ended.finish_s, bottleneck=ended.bottleneck), ended.load_bytes
+
+
+def checked_tolerance(tolerance: float) -> None:
+    """Raise ``ValueError`` unless *tolerance* is a share below 1."""
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance is {tolerance}; give a share of a flow's duration, 0 (exact) <= tolerance < 1")
+
+
+def all_end(finish_s: np.ndarray) -> None:
+    """Raise ``ValueError`` if a flow of *finish_s* never ends."""
+    if not np.isfinite(finish_s).all():
+        stuck = int(np.argmin(np.isfinite(finish_s)))
         raise ValueError(f"flow {stuck} never ends: a link on its path has no capacity and it has no other path; "
                          f"repair the link, or choose a balancing that finds other paths")
-    return flows.assign(finish_s=ended.finish_s, bottleneck=ended.bottleneck)
 
 
 def _checked(flows: pd.DataFrame, n_hosts: int) -> pd.DataFrame:

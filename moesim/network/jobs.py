@@ -17,14 +17,13 @@ import pandas as pd
 
 from moesim import registry
 from moesim.network import play
-from moesim.network.epochs import Journey, Way
+from moesim.network.epochs import Way
 from moesim.network.faults import Faults
-from moesim.network.flows import _checked
+from moesim.network.flows import all_end, checked_tolerance, moved
 from moesim.network.fluid_memo import Memo
-from moesim.network.network import Network, title
+from moesim.network.network import HALVES, Network, title
 from moesim.network.stages import Messages
 
-HALVES = {"all_reduce": (0, 1), "reduce_scatter": (0,), "all_gather": (1,)}
 RESULT = ("act", "repeat", "finish_s", "bottleneck", "balancing")  # columns that results add
 
 
@@ -57,18 +56,14 @@ class FlowList:
 
     def run(self, network: Network, how: How, memo: Memo | None = None) -> play.Played:
         """Return the flows with finish_s and bottleneck; the time is from the first start to the last end."""
-        _check(how)
         if len(self.table) == 0:
             raise ValueError("there are no flows; give at least one")
         taken = [c for c in RESULT if c in self.table]
         if taken:
             raise ValueError(f"flows have a column {taken[0]!r}, which the result will have; rename it or leave it out")
-        table = _checked(self.table, network.n_hosts)
         way = Way(registry.make("balancing", network.balancing), network.seed, how.tolerance, memo)
-        ended = Journey(network, table, self.rate(network), way, _faults(network, how)).run()
-        finish_s = _all_end(ended.finish_s)
-        flows = self.table.assign(finish_s=finish_s, bottleneck=ended.bottleneck)
-        return play.Played(float(finish_s.max() - table["start_s"].min()), flows, ended.load_bytes)
+        flows, load_bytes = moved(network, self.table, way, _faults(network, how))
+        return play.Played(float(flows["finish_s"].max() - flows["start_s"].min()), flows, load_bytes)
 
     def closed_form_s(self, network: Network) -> float:
         """Return NaN: flows are no collective."""
@@ -98,9 +93,7 @@ class Exchange:
         return _played(network, acts, title(part, self.reverse), how, memo)
 
     def closed_form_s(self, network: Network) -> float:
-        """Return the time by busiest links, NaN if one is dead."""
-        if _dead(network):
-            return np.nan
+        """Return the time by busiest links."""
         return float(network.exchange(self.part, self.messages, self.size, self.reverse).time_s)
 
     def rate(self, network: Network) -> np.ndarray:
@@ -127,11 +120,9 @@ class Reduce:
         return _played(network, acts, self.operation, how, memo)
 
     def closed_form_s(self, network: Network) -> float:
-        """Return the time by busiest links; NaN if one is dead, and for an all-gather: ``Network`` has another one."""
+        """Return the time by busiest links."""
         network, width, size = self._on(network)
-        if self.operation == "all_gather" or _dead(network):
-            return np.nan
-        return float(getattr(network, self.operation)(size, width).time_s.max())
+        return float(network.reduce(size, width, self.operation).time_s.max())
 
     def rate(self, network: Network) -> np.ndarray:
         """Return what the operation reaches on every link."""
@@ -149,33 +140,15 @@ class Reduce:
 
 
 def _played(network: Network, acts: list[play.Act], name: str, how: How, memo: Memo | None) -> play.Played:
-    _check(how)
+    checked_tolerance(how.tolerance)
     if not any(len(act.src) for act in acts):
         raise ValueError("nothing travels: no device has bytes for another; give bytes, and two devices or more")
     faults = None if how.faults is None else _faults(network, how)
     with np.errstate(invalid="ignore"):  # what comes after flows that never end
         played = play.play(network, acts, name, how.tolerance, memo, faults)
-    _all_end(played.flows["finish_s"].to_numpy())
+    all_end(played.flows["finish_s"].to_numpy())
     return played
-
-
-def _check(how: How) -> None:
-    if not 0 <= how.tolerance < 1:
-        raise ValueError(f"tolerance is {how.tolerance}; give a share of a flow's duration, 0 (exact) <= tolerance < 1")
-
-
-def _dead(network: Network) -> bool:
-    return network.alive is not None and not network.alive.all()
 
 
 def _faults(network: Network, how: How) -> Faults:
     return Faults.of(network.links(), how.faults, how.detection_s)
-
-
-def _all_end(finish_s: np.ndarray) -> np.ndarray:
-    """Return *finish_s*. Raises ``ValueError`` if one is not finite."""
-    if not np.isfinite(finish_s).all():
-        stuck = int(np.argmin(np.isfinite(finish_s)))
-        raise ValueError(f"flow {stuck} never ends: a link on its path has no capacity and it has no other path; "
-                         f"repair the link, or choose a balancing that finds other paths")
-    return finish_s

@@ -18,6 +18,8 @@ from moesim.network.routes import Routes, between, used
 from moesim.network.stages import Messages, Round, Stage, staged
 from moesim.network.wiring import Wiring
 
+HALVES = {"all_reduce": (0, 1), "reduce_scatter": (0,), "all_gather": (1,)}  # of the rounds of a reduction
+
 
 @dataclass(frozen=True)
 class Network(Wiring):
@@ -48,11 +50,11 @@ class Network(Wiring):
         *size* [..., G]: bytes of the vector that each device of group g holds. Times [..., G], loads [..., G, links].
         Raises ``ValueError`` for groups that do not fit the nodes evenly.
         """
-        return self._reduce(size, width, "all_reduce", (0, 1))
+        return self.reduce(size, width)
 
     def reduce_scatter(self, size: np.ndarray, width: int) -> Collective:
         """Cost the sum of which each device keeps its share; arguments and results as ``all_reduce``."""
-        return self._reduce(size, width, "reduce_scatter", (0,))
+        return self.reduce(size, width, "reduce_scatter")
 
     def all_gather(self, sent: np.ndarray) -> Collective:
         """Cost every device getting what all others hold: *sent* [..., D] bytes of each.
@@ -137,7 +139,7 @@ class Network(Wiring):
 
     def _x(self, loads: np.ndarray, routes: Routes, name: str) -> np.ndarray:
         """Return the seconds [domains, ...] of the busiest link of each domain under *loads* [..., link groups]."""
-        x = loads / routes.slowest(self.rate(name))
+        x = _over(loads, routes.slowest(self.rate(name)))
         domains = [x[..., :routes.n_up]] + ([x[..., routes.n_up:]] if self.nodes > 1 else [])
         return np.stack([d.max(axis=-1) for d in domains])
 
@@ -170,10 +172,13 @@ class Network(Wiring):
             found.append(entry.reshape(2, *traffic.shape[:-2]))
         return np.maximum.reduce(found) * size
 
-    def _reduce(self, size: np.ndarray, width: int, name: str, halves: tuple[int, ...]) -> Collective:
-        """Cost the rounds of *halves* (0: reduce-scatter, 1: all-gather) among groups of *width* devices."""
-        size = np.asarray(size, dtype=np.float64)
-        rounds = self._rounds(width, name, halves)
+    def reduce(self, size: np.ndarray, width: int, operation: str = "all_reduce") -> Collective:
+        """Cost an *operation* (of ``HALVES``) in groups of *width* devices by ``reduction``; *size* as ``all_reduce``.
+
+        An all-gather here has equal parts; ``all_gather`` takes uneven ones.
+        """
+        size, name = np.asarray(size, dtype=np.float64), operation
+        rounds = self._rounds(width, name, HALVES[operation])
         if size.shape[-1:] != (self.n_devices // width,):
             raise ValueError(f"sizes have the shape {size.shape}; "
                              f"the last axis is the {self.n_devices // width} groups")
@@ -181,7 +186,7 @@ class Network(Wiring):
         for r, unit, issued in rounds:
             load = size[..., None] * unit
             shared = np.where(load > 0, load.sum(axis=-2, keepdims=True), 0.0)  # groups run at once and may share links
-            x = shared / self.rate(name)
+            x = _over(shared, self.rate(name))
             domains = [x[..., :n_up]] + ([x[..., n_up:]] if self.nodes > 1 else [])
             busiest = np.stack([d.max(axis=-1) for d in domains])
             steps.append(Step(busiest, issued.reshape(-1, *[1] * size.ndim), repeat=r.repeat, latencies=r.latencies,
@@ -220,6 +225,11 @@ class Network(Wiring):
         near = self.node_of(src) == self.node_of(dst)
         issued = [np.bincount(src[mask], minlength=1).max() for mask in (near, ~near)[:len(self.latency_s)]]
         return unit, np.array(issued) if r.messages is None else np.full(len(issued), r.messages)
+
+
+def _over(loads: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Return *loads* over *rate*; nothing takes no time, on dead links too."""
+    return np.divide(loads, rate, out=np.zeros(loads.shape), where=loads > 0)
 
 
 def title(part: Any, reverse: bool = False) -> str:

@@ -39,8 +39,8 @@ class Report(NamedTuple):
 
     ``table``: a row per balancing: balancing, time_s (to the last end), time_min_s and time_max_s if there are several
     seeds, slowdown (over the best of the compared), flow_mean_s and flow_p99_s (from the start of a flow to its end),
-    bound_s (the busiest link's bytes at the rate it can reach), closed_form_s (NaN where there is none, with faults,
-    and with dead links), busiest (of the first seed: the link that is busy longest), over_mean (its bytes over the mean
+    bound_s (the busiest link's bytes at the rate it can reach), closed_form_s (NaN where there is none, and with
+    faults), busiest (of the first seed: the link that is busy longest), over_mean (its bytes over the mean
     of the living links of its class), extra_pieces (pieces of flows, less flows). Numbers are means over seeds.
     ``flows``: as ``Played.flows`` or ``run_flows``, with the name of the bottleneck.
     ``links``: class, name, capacity_bytes_per_s, latency_s, alive, load_bytes, busy_s (at the rate it can reach),

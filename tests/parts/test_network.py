@@ -244,3 +244,15 @@ def test_headers_take_their_share_of_the_wire() -> None:
     flows = pd.DataFrame({"src": [0, 1], "dst": [2, 3], "bytes": [8192.0, 100.0], "start_s": 0.0})
     done = run_flows(fabric, flows, packet=Packet(4096, 64))["finish_s"]
     assert done.to_numpy() * 50e9 == pytest.approx([8320.0, 164.0])
+
+
+def test_closed_form_with_a_dead_spine() -> None:
+    fabric = Degraded(LeafSpine(4, 4, 4, link="400 Gbit/s"), {"spine0": 0})
+    bytes_ = np.full((16, 16), 1e6)
+    for balancing in ("spray", "split"):
+        dead = Network.on(fabric, balancing).all_to_all(bytes_).time_s
+        three = Network.on(LeafSpine(4, 3, 4, link="400 Gbit/s"), balancing).all_to_all(bytes_).time_s
+        assert dead == pytest.approx(three)
+        reduced = [Network.on(f, balancing).all_reduce(np.array([1e8]), 16).time_s
+                   for f in (fabric, LeafSpine(4, 3, 4, link="400 Gbit/s"))]
+        assert reduced[0] == pytest.approx(reduced[1])
