@@ -164,10 +164,7 @@ def test_a_foreign_folder_stays_as_it_is(flows: Path, tmp_path: Path) -> None:
 def test_a_machine_takes_what_its_closed_form_says(collective: str, options: tuple[object, ...]) -> None:
     found = answer("h100-2x8", "--collective", collective, "--bytes", "16MB", "--balancing", "spray", *options)
     row = found["balancings"][0]
-    if "all_gather" in options:
-        assert row["closed_form_s"] is None and row["time_s"] > row["bound_s"]
-    else:
-        assert row["time_s"] == pytest.approx(row["closed_form_s"], rel=1e-6)
+    assert row["time_s"] == pytest.approx(row["closed_form_s"], rel=1e-6)
     assert found["settings"]["fabric"]["devices_per_node"] == 8
 
 
