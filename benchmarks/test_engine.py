@@ -19,7 +19,7 @@ from moesim.sim.engine import Engine
 from moesim.sim.inputs import Inputs, TokenRows
 from moesim.trace import RoutingTrace
 
-LAYERS, EXPERTS, TOP_K, DEVICES, BATCH = 61, 256, 8, 64, 256
+LAYERS, EXPERTS, TOP_K, BATCH = 61, 256, 8, 256
 
 SCENARIO = {
     "name": "benchmark",
@@ -40,24 +40,25 @@ SCENARIO = {
 }
 
 
-def inputs(detail: str, mode: str) -> Inputs:
+def inputs(detail: str, mode: str, *more: str) -> Inputs:
     """Return the inputs of a run whose routing is uniform at random (synthetic: only its size matters here)."""
-    overrides = (f"detail={detail}", f"parallelism.mode={mode}")
+    overrides = (f"detail={detail}", f"parallelism.mode={mode}", *more)
     scenario = config.build(Scenario, config.Document(copy.deepcopy(SCENARIO)), overrides)
+    n_devices = scenario.hardware.n_devices
     rng = np.random.default_rng(0)
     rows = 4096
     experts = np.argsort(rng.random((rows, LAYERS, EXPERTS), dtype=np.float32), axis=2)[:, :, :TOP_K]
     trace = RoutingTrace.from_arrays(experts.astype(np.uint16), EXPERTS, TOP_K, model="uniform", synthetic=True)
-    device_of = np.broadcast_to(np.arange(EXPERTS) // (EXPERTS // DEVICES), (LAYERS, EXPERTS))
+    device_of = np.broadcast_to(np.arange(EXPERTS) // (EXPERTS // n_devices), (LAYERS, EXPERTS))
     start = rng.integers(rows - 512, size=BATCH)
     ones = np.ones(BATCH, np.int64)
-    return Inputs(scenario, trace, Placement.from_device_of(device_of, DEVICES), table(scenario.requests, 0),
+    return Inputs(scenario, trace, Placement.from_device_of(device_of, n_devices), table(scenario.requests, 0),
                   TokenRows(start, ones, start, 512 * ones, 0 * ones))
 
 
-def decoding(detail: str, mode: str) -> Engine:
+def decoding(detail: str, mode: str, *more: str) -> Engine:
     """Return an engine whose 256 requests have run their prompts and are about to decode."""
-    engine = Engine(inputs(detail, mode))
+    engine = Engine(inputs(detail, mode, *more))
     engine.advance()
     return engine
 
@@ -71,3 +72,13 @@ def test_one_decode_step(benchmark: Any, detail: str, mode: str) -> None:
     steps = engine.steps()
     assert steps["decode_tokens"].tolist() == [0] + [BATCH] * (len(steps) - 1)
     assert (steps["end_s"] > steps["start_s"]).all()
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+@pytest.mark.parametrize("link", ["400 Gbit/s", "20 Gbit/s"])
+def test_one_decode_step_in_halves(benchmark: Any, nodes: int, link: str) -> None:
+    """Two batches side by side: at 400 Gbit/s hardly a collective meets another, at 20 Gbit/s nearly all do."""
+    more = ("overlap=two_batch", f"hardware.nodes={nodes}", f"hardware.fabric.link={link}")
+    engine = decoding("events", "dispatch_combine", *more)
+    benchmark.pedantic(engine.advance, rounds=3, warmup_rounds=1)
+    assert engine.steps()["decode_tokens"].tolist()[1:] == [BATCH] * 4

@@ -30,8 +30,8 @@ class Result:
     among them), running, waiting, kv_tokens (of requests that decode), load_max_over_mean
     (tokens per device, mean over layers), and per phase ``<phase>_s``, the mean over devices; with ``wait_s`` they add
     up to the length of the step.
-    ``spans``: step, layer (-1: after the last), device, server, phase, start_s, end_s, of the steps that the scenario
-    asks for.
+    ``spans``: step, layer (-1: after the last), device, server, phase, start_s, end_s, half (of the batch, 0 if whole),
+    of the steps that the scenario asks for.
     ``links``: link, class, name, capacity_bytes_per_s, latency_s, ``<phase>_bytes``, bytes, utilisation.
     ``memory``: per device, bytes of weights, experts, KV capacity and KV peak.
     ``meta``: scenario, seed, versions, where the routing is from, placement, and ``warnings``.

@@ -17,7 +17,7 @@ from moesim.network import Messages
 from moesim.registry import Part, name_of
 from moesim.requests import ClosedLoop, Requests
 from moesim.synthetic import SyntheticTrace
-from moesim.units import pretty
+from moesim.units import Seconds, pretty
 
 
 class TraceInput(Spec):
@@ -72,6 +72,16 @@ class PlacementInput(Spec):
         return self
 
 
+class Background(Spec):
+    """Traffic of others on the same network: ``flows`` (a table as ``run_flows`` reads it), again in every ``period``.
+
+    src and dst are devices, start_s counts from the start of a period; the first one begins at time 0.
+    """
+
+    flows: DataPath
+    period: Seconds = Field(gt=0)
+
+
 class Scenario(Spec):
     """Everything that a simulation needs; see the fields' classes."""
 
@@ -89,12 +99,14 @@ class Scenario(Spec):
     kernels: Annotated[Any, Part("kernel_model")] = Field(default="tile", validate_default=True)
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
     detail: Literal["steps", "events"] = "steps"
+    overlap: Literal["none", "two_batch"] = "none"  # halves of a batch side by side: one computes, one communicates
+    background: Background | None = None
     span_steps: int = Field(default=16, ge=-1)  # steps whose spans are kept in the result; -1 keeps all
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        checks = (_model, _parallelism, _exchange, _lengths)
+        checks = (_model, _parallelism, _exchange, _sharing, _lengths)
         facts = [fact for check in checks for fact in check(self)] or list(_memory(self))
         if facts:
             raise config.facts_error("Scenario", facts)
@@ -135,6 +147,13 @@ def _exchange(scenario: Scenario) -> Iterable[Fact]:
         part.stages(none, machine.devices_per_node)
     except ValueError as error:
         yield "all_to_all", str(error)
+
+
+def _sharing(scenario: Scenario) -> Iterable[Fact]:
+    if scenario.detail == "steps":
+        for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None)):
+            if used:
+                yield name, "needs detail: events (with steps, every collective has its links to itself); set that too"
 
 
 def _model(scenario: Scenario) -> Iterable[Fact]:

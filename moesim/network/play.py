@@ -113,7 +113,9 @@ def play(network: Network, acts: list[Act], name: str, tolerance: float = 0.0, m
         shift = now if faults is not None else 0.0  # without faults an act is the same at any time: ask the memo
         table = pd.DataFrame({"src": act.src, "dst": act.dst, "bytes": act.size, "port": 0, "weight": 1.0,
                               "limit_bytes_per_s": np.inf, "start_s": shift})
-        table["start_s"] += waits_s(network, act, table, name, way, carried) / act.repeat
+        pieces = spread(ends_of(network, table), way.part, way.seed)
+        busy_s = (act.size[pieces.flow] * pieces.share) @ pieces.usage / np.maximum(network.rate(name), 1e-300)
+        table["start_s"] += waits_s(network, act, busy_s, name, carried) / act.repeat
         nothing = Faults(np.zeros(0), np.ones((0, network.n_links)), 0.0)
         ended = Journey(network, table, network.rate(name), way, faults or nothing).run()
         far = (network.node_of(act.src) != network.node_of(act.dst)).astype(np.int64)
@@ -127,14 +129,13 @@ def play(network: Network, acts: list[Act], name: str, tolerance: float = 0.0, m
     return Played(now, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS), loads)
 
 
-def waits_s(network: Network, act: Act, table: pd.DataFrame, name: str, way: Way, carried: np.ndarray) -> np.ndarray:
-    """Return how long each flow of *act* (as *table*) waits before its bytes move; adds its seconds to *carried*.
+def waits_s(network: Network, act: Act, busy_s: np.ndarray, name: str, carried: np.ndarray) -> np.ndarray:
+    """Return how long each flow of *act* waits before its bytes move; adds its seconds to *carried* [domains].
 
-    Startup, messages and ramp as in ``collective.seconds``, by the domain of the flow, for all repetitions together.
+    *busy_s* [links]: how long the bytes of one repetition keep each link busy. Startup, messages and ramp as in
+    ``collective.seconds``, by the domain of the flow, for all repetitions together.
     """
     far = network.node_of(act.src) != network.node_of(act.dst)
-    pieces = spread(ends_of(network, table), way.part, way.seed)
-    busy_s = (act.size[pieces.flow] * pieces.share) @ pieces.usage / np.maximum(network.rate(name), 1e-300)
     wait = np.zeros(len(act.src))
     for d, constants in enumerate(network.constants(name)):
         mine = far == bool(d)

@@ -7,9 +7,11 @@ is in ``SYNC``. Both engines evaluate the same ``StepCost``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from moesim.sim.traffic import Traffic
 
 LOCAL, GROUP, ALL = 0, 1, 2  # a phase runs on one device, or starts when its tensor-parallel group, or all, are there
 
@@ -60,13 +62,15 @@ class StepCost:
     ``seconds``: float64 [layers + 1, PHASES, devices]; a phase that other devices wait for has the same time on all
     that take part. ``present``: bool [layers + 1, PHASES], which phases a layer has. ``link_bytes``: per phase that
     communicates, bytes on every link of the network, float64 [links]. ``load_max_over_mean``: tokens of the busiest
-    device's experts over the mean, averaged over the layers with experts.
+    device's experts over the mean, averaged over the layers with experts. ``traffic``: per phase that communicates,
+    what it sends.
     """
 
     seconds: np.ndarray
     present: np.ndarray
     link_bytes: dict[str, np.ndarray]
     load_max_over_mean: float = 1.0
+    traffic: dict[str, list[Traffic]] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, n_layers: int, n_devices: int) -> StepCost:
@@ -78,6 +82,7 @@ class StepCost:
         self.seconds.fill(0.0)
         self.present.fill(False)
         self.link_bytes = {}
+        self.traffic = {}
         self.load_max_over_mean = 1.0
         return self
 
@@ -95,3 +100,7 @@ class StepCost:
         """Add bytes per link ([..., links]) of *phase*."""
         total = loads.reshape(-1, loads.shape[-1]).sum(axis=0)
         self.link_bytes[phase] = self.link_bytes.get(phase, 0.0) + total
+
+    def note_traffic(self, phase: str, traffic: Traffic) -> None:
+        """Note what *phase* sends, after what has been noted for it before."""
+        self.traffic.setdefault(phase, []).append(traffic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -12,15 +13,17 @@ import pandas as pd
 from moesim.network import Network
 from moesim.result import Result
 from moesim.scenario import Scenario, usable_bytes
+from moesim.sim.background import background
+from moesim.sim.cost import Batch
 from moesim.sim.events import EventClock
 from moesim.sim.expert_parallel import MODES
+from moesim.sim.halves import halves
 from moesim.sim.inputs import Inputs, prepare
+from moesim.sim.notes import notes
 from moesim.sim.queue import Pools, Queue
 from moesim.sim.record import Record
 from moesim.sim.steps import StepClock
 from moesim.units import pretty
-
-_CLOCKS: dict[str, type[StepClock] | type[EventClock]] = {"steps": StepClock, "events": EventClock}
 
 
 def simulate(scenario: Scenario) -> Result:
@@ -42,7 +45,8 @@ class Engine:
         self._memory, pools = _memory(inputs)
         self._queue = Queue(inputs, pools)
         self._costs = MODES[scenario.parallelism.mode](inputs, network)
-        self._clock = _CLOCKS[scenario.detail](machine.n_devices, scenario.parallelism.tp)
+        self._clock = _clock(scenario, network)
+        self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
         self._record = Record(network, scenario.span_steps)
         self._peak = np.zeros(len(pools.capacity), np.int64)
         self._pools = pools
@@ -81,10 +85,10 @@ class Engine:
                  "decode_tokens": len(batch.decode), "decode_rows": len(np.unique(batch.decode_rows)),
                  "running": len(queue.running) + len(queue.admitted), "waiting": len(queue.waiting),
                  "kv_tokens": queue.kv_tokens}
-        cost = self._costs.step(batch)
-        start = clock.run(cost)
-        facts |= {"end_s": clock.now, "load_max_over_mean": cost.load_max_over_mean}
-        self._record.add(facts, cost, start)
+        costs = [self._costs.step(part, half) for half, part in enumerate(self._split(batch))]
+        starts = clock.run(costs)
+        facts |= {"end_s": clock.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
+        self._record.add(facts, costs, starts)
         queue.finish_step(batch, clock.now)
 
     def _result(self) -> Result:
@@ -102,8 +106,17 @@ class Engine:
         memory["kv_peak_bytes"] = self._peak[self._pools.of_group[group]] * per_token
         links = self._record.links(float(queue.finish_s.max()))
         steps = self._record.steps()
-        meta = _meta(self._inputs, [*_repetition(steps), *self._costs.operators.extrapolated()])
+        meta = _meta(self._inputs, notes(self._inputs, steps, self._costs.operators))
         return Result(requests, steps, self._record.spans(), links, memory, meta)
+
+
+def _clock(scenario: Scenario, network: Network) -> StepClock | EventClock:
+    """Return the clock that *scenario* asks for; links are only watched where collectives can meet on them."""
+    n, tp = scenario.hardware.n_devices, scenario.parallelism.tp
+    if scenario.detail == "steps":
+        return StepClock(n, tp)
+    shared = scenario.overlap != "none" or scenario.background is not None
+    return EventClock(n, tp, network if shared else None, background(scenario, network))
 
 
 def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
@@ -127,27 +140,10 @@ def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
     return table, Pools(tokens, np.arange(len(tokens)))
 
 
-def _repetition(steps: pd.DataFrame) -> list[str]:
-    """Return a warning if tokens that decode together often have the same routing, because the trace is short."""
-    tokens, rows = steps["decode_tokens"].mean(), steps["decode_rows"].mean()
-    if rows >= 0.9 * tokens:
-        return []
-    return [f"the trace is short for this load: of {tokens:.0f} tokens decoded in a step (mean) only {rows:.0f} have "
-            f"rows of their own, so fewer experts are in use at a time; use a trace of more requests"]
-
-
-def _meta(inputs: Inputs, notes: list[str]) -> dict[str, Any]:
+def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
     """Return what a reader needs to trust and to repeat the run."""
     scenario, trace = inputs.scenario, inputs.trace
     device = scenario.hardware.device
-    warnings = []
-    if trace.meta.get("synthetic"):
-        warnings.append("the routing is synthetic")
-    if scenario.trace.scaled:
-        warnings.append(f"the routing of {trace.meta.get('model')} on the sizes of {scenario.model.name} (a what-if)")
-    if scenario.trace.any_phase:
-        warnings.append("trace rows of one phase may stand for those of the other (trace.any_phase)")
-    warnings += notes
     packages = ("moesim", "numpy", "pandas", "scipy", "numba", "simpy")
     return {
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,

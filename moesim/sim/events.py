@@ -1,28 +1,35 @@
 """The event engine: every device is a simpy process that works through its layers and meets others in collectives.
 
 At most one event per (layer, device, phase). It shares its costs with the step engine, not its
-arithmetic: here time passes because processes wait.
+arithmetic: here time passes because processes wait. A step may run as two halves side by side: each device then is two
+processes that share one processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import simpy
 
-from moesim.sim.cost import GROUP, LOCAL, SYNC, StepCost
+from moesim.network import Network
+from moesim.sim.background import Background
+from moesim.sim.cost import GROUP, LOCAL, PHASES, SYNC, StepCost
+from moesim.sim.links import Launch, Links
 from moesim.sim.server import Server
 
 
 class EventClock:
-    """Time as simpy has it. Each device has two servers: its processor and its links."""
+    """Time as simpy has it. Each device has a processor; *network* has the links, where collectives may share them.
 
-    def __init__(self, n_devices: int, tp: int):
+    Without a *network* every collective is alone on its links.
+    """
+
+    def __init__(self, n_devices: int, tp: int, network: Network | None = None, background: Background | None = None):
         self._env = simpy.Environment(initial_time=0.0)
         self._tp = tp
         self._processors = [Server(self._env) for _ in range(n_devices)]
-        self._links = [Server(self._env) for _ in range(n_devices)]
+        self._links = None if network is None else Links(self._env, network, background)
 
     @property
     def now(self) -> float:
@@ -34,44 +41,80 @@ class EventClock:
         if time_s > self._env.now:
             self._env.run(until=time_s)
 
-    def run(self, cost: StepCost) -> np.ndarray:
-        """Run one step; return the start of every phase, as ``StepClock.run`` does."""
-        start = np.empty_like(cost.seconds)
-        step = _Step(cost, start, self)
+    def run(self, costs: Sequence[StepCost]) -> list[np.ndarray]:
+        """Run one step, whole or in halves that begin together; return the start of every phase as ``StepClock.run``.
+
+        Collectives that shared links get the seconds they took in their cost.
+        """
+        steps = [_Step(cost) for cost in costs]
         devices = range(len(self._processors))
-        self._env.run(until=self._env.all_of([self._env.process(self._device(d, step)) for d in devices]))
-        return start
+        self._env.run(until=self._env.all_of([self._env.process(self._device(d, s)) for s in steps for d in devices]))
+        return [step.start for step in steps]
 
     def _device(self, device: int, step: _Step) -> Generator[simpy.Event, None, None]:
-        """Live through one step on *device*: layer by layer, phase by phase."""
-        seconds = step.cost.seconds
-        for layer, phase in step.jobs:
-            if SYNC[phase] == LOCAL:
-                begin, end = self._processors[device].serve(seconds[layer, phase, device])
-                step.start[layer, phase, device] = begin
-                yield end
-            else:
+        """Live through one step on *device*: layer by layer; phases of its own that follow one another are one job."""
+        seconds, processor = step.cost.seconds, self._processors[device]
+        for jobs in step.jobs:
+            layer, phase = jobs[0]
+            if SYNC[phase] != LOCAL:
                 yield self._meet(device, layer, phase, step)
+                continue
+            for layer, phase in jobs:
+                step.start[layer, phase, device] = processor.serve(seconds[layer, phase, device])
+            yield processor.done()
 
     def _meet(self, device: int, layer: int, phase: int, step: _Step) -> simpy.Event:
         """Return the end of a collective; it starts when the last of its devices has come."""
         width = self._tp if SYNC[phase] == GROUP else len(self._processors)
-        members = range(device // width * width, device // width * width + width)
-        done = step.meetings.setdefault((layer, phase, members.start), self._env.event())
-        step.arrived[layer, phase, members.start] = step.arrived.get((layer, phase, members.start), 0) + 1
-        if step.arrived[layer, phase, members.start] == width:
-            for d in members:
-                step.start[layer, phase, d], end = self._links[d].serve(step.cost.seconds[layer, phase, d])
-            end.callbacks.append(lambda _: done.succeed())  # type: ignore[union-attr, arg-type]
+        first = device // width * width
+        done = step.meetings.setdefault((layer, phase, first), self._env.event())
+        step.arrived[layer, phase, first] = step.arrived.get((layer, phase, first), 0) + 1
+        if step.arrived[layer, phase, first] == width:
+            self._collective(slice(first, first + width), layer, phase, step, done)
         return done
+
+    def _collective(self, members: slice, layer: int, phase: int, step: _Step, done: simpy.Event) -> None:
+        """Begin the collective of *members*; let *done* come at its end."""
+        begin, seconds = self._env.now, step.cost.seconds
+        step.start[layer, phase, members] = begin
+        alone_s = float(seconds[layer, phase, members.start])
+        if self._links is None or alone_s == 0:
+            end: simpy.Event = self._env.timeout(alone_s)
+        else:
+            end = self._links.start(step.launch(alone_s, layer, phase, members.start))
+
+        def finish(event: simpy.Event) -> None:
+            if event.value:  # it shared links
+                seconds[layer, phase, members] = self._env.now - begin
+            done.succeed()
+
+        end.callbacks.append(finish)  # type: ignore[union-attr]
 
 
 class _Step:
-    """The meetings of one step, and the record of its starts."""
+    """The meetings of one step, or half a step, and the record of its starts."""
 
-    def __init__(self, cost: StepCost, start: np.ndarray, clock: EventClock):
+    def __init__(self, cost: StepCost):
         self.cost = cost
-        self.start = start
-        self.jobs = [(int(l), int(p)) for l, p in np.argwhere(cost.present)]
+        self.start = np.empty_like(cost.seconds)
+        self.jobs = _jobs(cost.present)
         self.meetings: dict[tuple[int, int, int], simpy.Event] = {}
         self.arrived: dict[tuple[int, int, int], int] = {}
+
+    def launch(self, seconds: float, layer: int, phase: int, first: int) -> Launch:
+        """Return the collective *phase* of *layer* of the devices from *first*, *seconds* long if alone."""
+        traffic = self.cost.traffic[PHASES[phase]]
+        used = np.any([each.loads(layer, first) > 0 for each in traffic], axis=0)
+        return Launch(seconds, np.flatnonzero(used), lambda: [a for each in traffic for a in each.acts(layer, first)])
+
+
+def _jobs(present: np.ndarray) -> list[list[tuple[int, int]]]:
+    """Return the (layer, phase) that there are, those that a device does by itself one after the other as one list."""
+    jobs: list[list[tuple[int, int]]] = []
+    for layer, phase in np.argwhere(present):
+        job = (int(layer), int(phase))
+        if jobs and SYNC[phase] == LOCAL == SYNC[jobs[-1][-1][1]]:
+            jobs[-1].append(job)
+        else:
+            jobs.append([job])
+    return jobs

@@ -10,6 +10,8 @@ Letters: L model layers, M of them with experts, D devices, G tensor-parallel gr
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from moesim.network import Messages, Network
@@ -18,6 +20,28 @@ from moesim.sim import routing
 from moesim.sim.cost import INDEX, Batch, StepCost
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Operators
+from moesim.sim.traffic import of_exchange, of_gather, of_reduction
+
+
+class _Space(NamedTuple):
+    """What a step, or half of one, is worked out in: its cost, tokens [M, D, S], copies and returns [M, D, D].
+
+    ``visits`` [M, D, nodes]: only for all-to-all parts that need them.
+    """
+
+    cost: StepCost
+    tokens: np.ndarray
+    copies: np.ndarray
+    returns: np.ndarray
+    visits: np.ndarray | None
+
+    def clear(self) -> _Space:
+        """Empty everything; return this space."""
+        self.cost.clear()
+        for counter in self[1:]:
+            if counter is not None:
+                counter.fill(0)
+        return self
 
 
 class _Common:
@@ -36,28 +60,28 @@ class _Common:
         self.moe = np.array(self.model.moe_layer_indices)
         self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
         self.token_bytes = self.model.activation_bytes_per_token
-        self._cost = StepCost.empty(self.model.layers, self.n_devices)
-        shape = (len(self.moe), self.n_devices)
-        self._tokens = np.zeros((*shape, self.slots.n_slots), np.int32)
-        self._copies, self._returns = np.zeros((2, *shape, self.n_devices), np.int32)
-        self._visits = None
-        if getattr(self.scenario.all_to_all, "needs_nodes", False):
-            self._visits = np.zeros((*shape, self.scenario.hardware.nodes), np.int32)
+        self._spaces: list[_Space] = []
 
-    def _counters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return zeros to count in: tokens [M, D, S], copies and returns [M, D, D]; the next call reuses them."""
-        counters = self._tokens, self._copies, self._returns
-        for counter in (*counters, self._visits):
-            if counter is not None:
-                counter.fill(0)
-        return counters
+    def _space(self, half: int) -> _Space:
+        """Return an empty cost and zeros to count in; the next call for the same *half* of a step reuses them."""
+        if half == len(self._spaces):
+            shape, nodes = (len(self.moe), self.n_devices), self.scenario.hardware.nodes
+            copies, returns = np.zeros((2, *shape, self.n_devices), np.int32)
+            needed = getattr(self.scenario.all_to_all, "needs_nodes", False)
+            self._spaces.append(_Space(
+                StepCost.empty(self.model.layers, self.n_devices), np.zeros((*shape, self.slots.n_slots), np.int32),
+                copies, returns, np.zeros((*shape, nodes), np.int32) if needed else None))
+        return self._spaces[half].clear()
 
-    def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, reverse: bool = False) -> None:
+    def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, visits: np.ndarray | None = None,
+                  reverse: bool = False) -> None:
         """Put the all-to-all of *copies* [M, D, D] of hidden states into *cost* as *phase* of layers with experts."""
-        messages = Messages(copies, self._visits, self.model.n_experts)
-        collective = self.network.exchange(self.scenario.all_to_all, messages, self.token_bytes, reverse)
+        part, messages = self.scenario.all_to_all, Messages(copies, visits, self.model.n_experts)
+        collective = self.network.exchange(part, messages, self.token_bytes, reverse)
         cost.put(phase, self.moe, collective.time_s[:, None])
         cost.add_bytes(phase, collective.loads)
+        cost.note_traffic(phase, of_exchange(self.network, part, messages, self.token_bytes, reverse,
+                                             (self.moe, collective.loads)))
 
     def _prompt_attention(self, batch: Batch) -> np.ndarray:
         """Return the seconds of attention of each prompt, for each window of the model: [windows, P]."""
@@ -72,12 +96,12 @@ class _Common:
 class DispatchCombine(_Common):
     """Tokens return home after every layer."""
 
-    def step(self, batch: Batch) -> StepCost:
-        """Return the cost of *batch*; the next call reuses it."""
-        cost = self._cost.clear()
-        home = batch.home(self.tp)
+    def step(self, batch: Batch, half: int = 0) -> StepCost:
+        """Return the cost of *batch*; the next call for the same *half* of a step reuses it."""
+        space = self._space(half)
+        cost, home = space.cost, batch.home(self.tp)
         self._attention(cost, batch)
-        self._experts(cost, np.concatenate([batch.prefill_rows, batch.decode_rows]), home)
+        self._experts(space, np.concatenate([batch.prefill_rows, batch.decode_rows]), home)
         samples = np.bincount(np.concatenate([batch.prefill_group, batch.decode_group]),
                               minlength=self.scenario.n_groups)
         cost.put("head", -1, np.repeat(self.operators.head(samples), self.tp))
@@ -111,20 +135,21 @@ class DispatchCombine(_Common):
         collective = self.network.all_reduce(tokens * self.token_bytes, self.tp)
         cost.put(phase, layers, np.repeat(collective.time_s, self.tp))
         cost.add_bytes(phase, collective.loads.sum(axis=0) * len(layers))
+        cost.note_traffic(phase, of_reduction(self.network, tokens * self.token_bytes, self.tp, collective.loads))
 
-    def _experts(self, cost: StepCost, rows: np.ndarray, home: np.ndarray) -> None:
-        """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into *cost*."""
-        tokens, copies, _ = self._counters()
+    def _experts(self, space: _Space, rows: np.ndarray, home: np.ndarray) -> None:
+        """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into the cost of *space*."""
+        cost, tokens, copies, _, visits = space
         routing.dispatch(self.chosen[rows], home, self.slots.device, self.slots.slot, self.per_node,
-                         self.scenario.parallelism.deduplicate, tokens, copies, self._visits)
+                         self.scenario.parallelism.deduplicate, tokens, copies, visits)
         at_home = np.bincount(home, minlength=self.n_devices)
         cost.put("gate", self.moe, self.operators.gate(at_home))
-        self._exchange(cost, "dispatch", copies)
+        self._exchange(cost, "dispatch", copies, visits)
         if self.model.moe.shared_ffn:
             cost.put("shared", self.moe, self.operators.shared(at_home))
         cost.put("experts", self.moe, self.operators.experts(tokens))
         cost.note_load(tokens)
-        self._exchange(cost, "combine", copies, reverse=True)
+        self._exchange(cost, "combine", copies, visits, reverse=True)
 
 
 class ContextCoherent(_Common):
@@ -135,13 +160,12 @@ class ContextCoherent(_Common):
         self._location = np.full(len(inputs.requests), -1, np.int32)  # where each request's next token starts
         self._segment = np.searchsorted(self.moe, np.arange(self.model.layers))  # exchanges before each layer
 
-    def step(self, batch: Batch) -> StepCost:
-        """Return the cost of *batch*; the next call reuses it."""
-        cost = self._cost.clear()
+    def step(self, batch: Batch, half: int = 0) -> StepCost:
+        """Return the cost of *batch*; the next call for the same *half* of a step reuses it."""
+        cost, tokens, copies, returns, _ = self._space(half)
         self._location[batch.prefill] = batch.prefill_group
         where = np.empty((len(batch.decode), len(self.moe) + 1), np.int32)
         where[:, 0] = self._location[batch.decode]
-        tokens, copies, returns = self._counters()
         routing.follow(self.chosen[batch.decode_rows], where, self.slots.device, self.slots.slot, self.per_node,
                        tokens, copies, returns)
         routing.owned(self.chosen[batch.prefill_rows], self.slots.device, self.slots.slot, tokens)
@@ -180,9 +204,11 @@ class ContextCoherent(_Common):
         """Put the return of partial sums and, for prompts, the sum of all devices' experts into *cost*."""
         self._exchange(cost, "combine", returns)
         if batch.n_prefill_tokens:
-            collective = self.network.all_reduce(np.array([batch.n_prefill_tokens * self.token_bytes]), self.n_devices)
+            size = np.array([batch.n_prefill_tokens * self.token_bytes])
+            collective = self.network.all_reduce(size, self.n_devices)
             cost.put("combine", self.moe, cost.seconds[self.moe, INDEX["combine"]] + collective.time_s)
             cost.add_bytes("combine", collective.loads * len(self.moe))
+            cost.note_traffic("combine", of_reduction(self.network, size, self.n_devices, collective.loads))
 
     def _close(self, cost: StepCost, batch: Batch, present: np.ndarray) -> None:
         """Put the output head and the exchange of context into *cost*."""
@@ -195,6 +221,7 @@ class ContextCoherent(_Common):
         collective = self.network.all_gather(sent)
         cost.put("context", -1, collective.time_s)
         cost.add_bytes("context", collective.loads)
+        cost.note_traffic("context", of_gather(self.network, sent, collective.loads))
 
 
 MODES: dict[str, type[DispatchCombine] | type[ContextCoherent]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from moesim.network import Network
 from moesim.sim.cost import LOCAL, PHASES, SYNC, StepCost
 
 _SPAN_COLUMNS = {"step": "int64", "layer": "int64", "device": "int64", "server": "str", "phase": "str",
-                 "start_s": "float64", "end_s": "float64"}
+                 "start_s": "float64", "end_s": "float64", "half": "int64"}
 
 
 class Record:
@@ -24,25 +25,30 @@ class Record:
         self._spans: list[pd.DataFrame] = []
         self._link_bytes: dict[str, np.ndarray] = {}
 
-    def add(self, facts: dict[str, Any], cost: StepCost, start: np.ndarray) -> None:
-        """Record one step: *facts* (start_s, end_s and counts), its *cost*, and the *start* of every phase."""
+    def add(self, facts: dict[str, Any], costs: Sequence[StepCost], starts: Sequence[np.ndarray]) -> None:
+        """Record one step: *facts* (start_s, end_s and counts), *costs* and *starts* of every phase, of both halves."""
         step = len(self._steps)
-        means = cost.seconds.sum(axis=0).mean(axis=1)
-        used = np.flatnonzero(cost.present.any(axis=0))
-        times = {f"{PHASES[i]}_s": means[i] for i in used}
+        times: dict[str, float] = {}
+        for cost in costs:
+            means = cost.seconds.sum(axis=0).mean(axis=1)
+            for i in np.flatnonzero(cost.present.any(axis=0)):
+                times[f"{PHASES[i]}_s"] = times.get(f"{PHASES[i]}_s", 0.0) + means[i]
         wait = facts["end_s"] - facts["start_s"] - sum(times.values())
+        if len(costs) > 1:
+            wait = _idle(facts, costs, starts)
         self._steps.append({"step": step} | facts | times | {"wait_s": max(0.0, wait)})
-        if self._span_steps < 0 or step < self._span_steps:
-            self._spans.append(_spans(step, cost, start))
-        for phase, loads in cost.link_bytes.items():
-            self._link_bytes[phase] = self._link_bytes.get(phase, 0.0) + loads
+        for half, (cost, start) in enumerate(zip(costs, starts, strict=True)):
+            if self._span_steps < 0 or step < self._span_steps:
+                self._spans.append(_spans(step, half, cost, start))
+            for phase, loads in cost.link_bytes.items():
+                self._link_bytes[phase] = self._link_bytes.get(phase, 0.0) + loads
 
     def steps(self) -> pd.DataFrame:
         """Return the table of steps; a phase that a step lacks took 0 s."""
         return pd.DataFrame(self._steps).fillna(0.0)
 
     def spans(self) -> pd.DataFrame:
-        """Return the table of spans, in order of step, layer, phase and device."""
+        """Return the table of spans, in order of step, half, layer, phase and device."""
         if not self._spans:
             return pd.DataFrame({name: np.empty(0, kind) for name, kind in _SPAN_COLUMNS.items()}).astype(_SPAN_COLUMNS)
         return pd.concat(self._spans, ignore_index=True)
@@ -57,12 +63,24 @@ class Record:
         return links
 
 
-def _spans(step: int, cost: StepCost, start: np.ndarray) -> pd.DataFrame:
-    """Return the spans of one step, zero-length ones left out."""
+def _idle(facts: dict[str, Any], costs: Sequence[StepCost], starts: Sequence[np.ndarray]) -> float:
+    """Return the seconds of a step in which a device neither computes nor communicates in any half, mean of devices."""
+    begin = np.concatenate([s[c.present] for c, s in zip(costs, starts, strict=True)])  # [phases of halves, devices]
+    end = begin + np.concatenate([c.seconds[c.present] for c in costs])
+    order = np.argsort(begin, axis=0)
+    begin, end = np.take_along_axis(begin, order, axis=0), np.take_along_axis(end, order, axis=0)
+    busy_until = np.maximum.accumulate(np.concatenate([np.full((1, begin.shape[1]), facts["start_s"]), end]), axis=0)
+    last = np.full((1, begin.shape[1]), facts["end_s"])
+    return float(np.maximum(np.concatenate([begin, last]) - busy_until, 0.0).sum(axis=0).mean())
+
+
+def _spans(step: int, half: int, cost: StepCost, start: np.ndarray) -> pd.DataFrame:
+    """Return the spans of one *half* of a step (0 if it ran whole), zero-length ones left out."""
     layer, phase, device = np.nonzero(cost.present[:, :, None] & (cost.seconds > 0))
     begin = start[layer, phase, device]
     server = np.where(SYNC[phase] == LOCAL, "processor", "links")
     last = cost.present.shape[0] - 1
     return pd.DataFrame({
         "step": step, "layer": np.where(layer == last, -1, layer), "device": device, "server": server,
-        "phase": np.array(PHASES)[phase], "start_s": begin, "end_s": begin + cost.seconds[layer, phase, device]})
+        "phase": np.array(PHASES)[phase], "start_s": begin, "end_s": begin + cost.seconds[layer, phase, device],
+        "half": half})

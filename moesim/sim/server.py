@@ -6,7 +6,7 @@ import simpy
 
 
 class Server:
-    """A processor, a copy engine or a group of links: serves one job after the other, in order of arrival.
+    """A processor or a copy engine: serves one job after the other, in order of arrival.
 
     First in, first out needs no queue: a job ends at ``max(now, free_at) + duration``.
     """
@@ -15,9 +15,12 @@ class Server:
         self._env = env
         self.free_at = 0.0
 
-    def serve(self, duration_s: float) -> tuple[float, simpy.Event]:
-        """Return when a job of *duration_s* starts, and the event of its end."""
-        now = self._env.now
-        start = max(now, self.free_at)
+    def serve(self, duration_s: float) -> float:
+        """Return when a job of *duration_s* starts; jobs asked for at one time follow one another."""
+        start = max(self._env.now, self.free_at)
         self.free_at = start + duration_s
-        return start, self._env.timeout(self.free_at - now)
+        return start
+
+    def done(self) -> simpy.Event:
+        """Return the event of the end of all jobs so far."""
+        return self._env.timeout(self.free_at - self._env.now)

@@ -6,6 +6,8 @@ devices that it waits for) finished the phase before. A law of the tests: both a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 
@@ -25,17 +27,18 @@ class StepClock:
         """Let time pass to *time_s*."""
         self.now = max(self.now, time_s)
 
-    def run(self, cost: StepCost) -> np.ndarray:
-        """Run one step; return the start of every phase, float64 [layers + 1, PHASES, devices].
+    def run(self, costs: Sequence[StepCost]) -> list[np.ndarray]:
+        """Run one step, whole; return the start of every phase, float64 [layers + 1, PHASES, devices].
 
         Undefined where the phase is absent; the next call reuses it.
         """
+        (cost,) = costs
         if self._start.shape != cost.seconds.shape:
             self._start = np.empty_like(cost.seconds)
         self._ready[:] = self.now
         _advance(cost.seconds, cost.present, SYNC, self._tp, self._ready, self._start)
         self.now = float(self._ready.max())
-        return self._start
+        return [self._start]
 
 
 @njit(cache=True)

@@ -1,0 +1,44 @@
+"""What a reader of a result has to be careful with: the warnings in its metadata, all collected here."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from moesim.sim.inputs import Inputs
+from moesim.sim.operators import Operators
+
+
+def notes(inputs: Inputs, steps: pd.DataFrame, operators: Operators) -> list[str]:
+    """Return the warnings of a run: its routing, what does not overlap as said, and its *operators* (in this order)."""
+    return [*_routing(inputs), *_repetition(steps), *_sharing(inputs), *operators.extrapolated()]
+
+
+def _routing(inputs: Inputs) -> list[str]:
+    scenario, trace, found = inputs.scenario, inputs.trace, []
+    if trace.meta.get("synthetic"):
+        found.append("the routing is synthetic")
+    if scenario.trace.scaled:
+        found.append(f"the routing of {trace.meta.get('model')} on the sizes of {scenario.model.name} (a what-if)")
+    if scenario.trace.any_phase:
+        found.append("trace rows of one phase may stand for those of the other (trace.any_phase)")
+    return found
+
+
+def _repetition(steps: pd.DataFrame) -> list[str]:
+    """Return a warning if tokens that decode together often have the same routing, because the trace is short."""
+    tokens, rows = steps["decode_tokens"].mean(), steps["decode_rows"].mean()
+    if rows >= 0.9 * tokens:
+        return []
+    return [f"the trace is short for this load: of {tokens:.0f} tokens decoded in a step (mean) only {rows:.0f} have "
+            f"rows of their own, so fewer experts are in use at a time; use a trace of more requests"]
+
+
+def _sharing(inputs: Inputs) -> list[str]:
+    found = []
+    if inputs.scenario.overlap != "none":
+        found.append("overlap: kernels compute at full speed while others communicate; the multiprocessors, memory "
+                     "bandwidth and power that communication kernels take from them are not modelled")
+    if inputs.scenario.background is not None:
+        found.append("background: its flows come whatever the network does; senders do not slow down or wait for it, "
+                     "and link tables count the bytes of the job alone")
+    return found
