@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from moesim import registry
+from moesim.network.stages import Messages, staged
+
 TRANSPORTS = ("paced", "pfc_only", "sender_window")
 EVEN = 1.02  # max / mean of link loads up to which paths count as even: dealt flows differ by a rounding at most
 SENDERS = 31  # to one port at a time: the most that agreed with sender windows at packet level (2 to 4 %); 255 did not
@@ -64,4 +67,15 @@ def senders_at_once(flows: pd.DataFrame) -> int:
         start, end = np.sort(group["start_s"].to_numpy()), np.sort(group["finish_s"].to_numpy())
         under_way = np.arange(1, len(start) + 1) - np.searchsorted(end, start, side="right")
         most = max(most, int(under_way.max()))
+    return most
+
+
+def senders(network: Any, part: Any) -> int:
+    """Return how many devices of other nodes send to one port at a time when all devices exchange by *part*."""
+    every = Messages(np.ones((network.n_devices,) * 2), np.ones((network.n_devices, network.nodes)), 1)
+    node = network.node_of(np.arange(network.n_devices))
+    most = 0
+    for stages in staged(registry.make("all_to_all", part), every, network.devices_per_node):
+        sent = sum(np.asarray(stage.traffic) for stage in stages) > 0
+        most = max(most, int((sent & (node[:, None] != node)).sum(axis=0).max()))
     return most

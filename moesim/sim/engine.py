@@ -106,7 +106,7 @@ class Engine:
         memory["kv_peak_bytes"] = self._peak[self._pools.of_group[group]] * per_token
         links = self._record.links(float(queue.finish_s.max()))
         steps = self._record.steps()
-        meta = _meta(self._inputs, notes(self._inputs, steps, self._costs.operators))
+        meta = _meta(self._inputs, notes(self._inputs, steps, links, self._costs.operators, self._costs.network))
         return Result(requests, steps, self._record.spans(), links, memory, meta)
 
 

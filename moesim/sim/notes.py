@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 
+from moesim.network import Network, validity
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Operators
 
 
-def notes(inputs: Inputs, steps: pd.DataFrame, operators: Operators) -> list[str]:
-    """Return the warnings of a run: its routing, what does not overlap as said, and its *operators* (in this order)."""
-    return [*_routing(inputs), *_repetition(steps), *_sharing(inputs), *operators.extrapolated()]
+def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: Operators, network: Network
+          ) -> list[str]:
+    """Return the warnings of a run: routing, overlap, network, *operators* outside what was measured; in this order."""
+    return [*_routing(inputs), *_repetition(steps), *_sharing(inputs), *_network(inputs, links, network),
+            *operators.extrapolated()]
 
 
 def _routing(inputs: Inputs) -> list[str]:
@@ -42,3 +45,12 @@ def _sharing(inputs: Inputs) -> list[str]:
         found.append("background: its flows come whatever the network does; senders do not slow down or wait for it, "
                      "and link tables count the bytes of the job alone")
     return found
+
+
+def _network(inputs: Inputs, links: pd.DataFrame, network: Network) -> list[str]:
+    """Return a note for each regime of the network that the model is not valid for (``network.validity``)."""
+    scale_out = inputs.scenario.hardware.scale_out
+    if scale_out is None or network.nodes == 1:
+        return []
+    senders = validity.senders(network, inputs.scenario.all_to_all)
+    return validity.notes(scale_out.transport, links.assign(load_bytes=links["bytes"]), senders)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import moesim
+from moesim.network import Constants, Network, Switch, validity
 
 TINY = Path(__file__).resolve().parent.parent / "data" / "tiny.yaml"
 
@@ -45,3 +48,26 @@ def test_a_short_trace_is_said_to_repeat_itself() -> None:
 
 def test_a_roofline_says_that_nothing_was_measured() -> None:
     assert "kernel times extrapolated: gemm: not fitted to measurements" in warnings("kernels=roofline")
+
+
+TWO_NODES = ("hardware.nodes=2", "hardware.devices_per_node=1", "hardware.scale_up.startup=1 us")
+FABRIC = "hardware.fabric={name: leaf_spine, leaves: 2, spines: 2, hosts_per_leaf: 1, link: 10 GB/s}"
+OUT = "hardware.scale_out={efficiency: 0.9, startup: 2 us, ramp: 0 s, transport: %s}"
+
+
+def test_regimes_of_the_network_that_the_model_is_not_valid_for() -> None:
+    said = {transport: [w for w in warnings(*TWO_NODES, FABRIC, OUT % transport, "balancing=ecmp", "seed=2")
+                        if w.startswith("network: ")] for transport in ("paced", "pfc_only", "sender_window")}
+    assert said["paced"] == said["sender_window"] == []  # one sender per port
+    assert len(said["pfc_only"]) == 1 and "flows collide" in said["pfc_only"][0]  # one pair, one of two spines
+    even = [w for w in warnings(*TWO_NODES, FABRIC, OUT % "pfc_only", "balancing=spray") if w.startswith("network: ")]
+    assert even == []
+
+
+def test_many_senders_without_pacing() -> None:
+    network = Network(64, 1, Constants(), Switch(64), Constants())
+    assert validity.senders(network, "flat") == 63 and validity.senders(network, "pairwise") == 1
+    found = validity.notes("sender_window", network.links().assign(load_bytes=1.0), validity.senders(network, "flat"))
+    assert len(found) == 1 and found[0].startswith("network: 63 senders to one port at a time")
+    with pytest.raises(ValueError, match="transport is 'tcp'; choose one of paced"):
+        validity.notes("tcp", network.links().assign(load_bytes=1.0), 1)
