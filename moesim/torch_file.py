@@ -78,7 +78,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return our stand-in for ``module.name``; a new one each time, so that a file can spoil only its own."""
         if module == "torch" and name in _STORAGES:
-            return np.dtype(_STORAGES[name])
+            return name  # not the dtype: a pickle can give any object a new state, and dtypes are shared by all arrays
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda *arguments: _tensor(*arguments)
         if (module, name) == ("collections", "OrderedDict"):
@@ -89,9 +89,10 @@ class _Unpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> np.ndarray:
         """Return the elements of a storage, a flat array."""
         tag, kind, key, _location, count = pid
-        if tag != "storage" or not isinstance(kind, np.dtype) or not isinstance(key, str) or type(count) is not int:
+        known = isinstance(kind, str) and kind in _STORAGES
+        if tag != "storage" or not known or not isinstance(key, str) or type(count) is not int:
             raise TorchFileError(f"names a storage in a way that torch does not: {pid!r:.80}; save it again")
-        return self._storage(kind, key, count)
+        return self._storage(_STORAGES[kind], key, count)
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: Any) -> np.ndarray:

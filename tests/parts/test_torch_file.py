@@ -133,6 +133,10 @@ def test_a_file_cannot_spoil_what_later_files_are_read_with(tmp_path: Path) -> N
     # BUILD sets attributes of whatever is on the stack, also of a function that find_class gave
     spoil = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(N}(X\x0c\x00\x00\x00__defaults__(K\x01tutb."
     torch_file.load(archive(tmp_path / "x.pt", spoil))
+    with pytest.raises(TorchFileError, match="damaged"):  # what BUILD would do to a dtype, for all arrays there are
+        torch_file.load(archive(tmp_path / "x.pt", b"\x80\x02ctorch\nLongStorage\n(K\x03X\x01\x00\x00\x00>NNNJ\xff\xff"
+                                                   b"\xff\xffJ\xff\xff\xff\xffK\x00tb."))
+    assert np.dtype(np.int64).byteorder == "="
     assert torch_file.load(archive(tmp_path / "x.pt", tensor(0, (2,), (1,)), STORED)).tolist() == [0, 1]
 
 
