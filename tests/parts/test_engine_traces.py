@@ -77,6 +77,16 @@ def test_requests_that_expect_the_same_position_are_counted(tmp_path: Path) -> N
     assert trace.meta["ambiguous_joins"] == 2
 
 
+def test_a_request_that_misses_a_pass_has_ended(tmp_path: Path) -> None:
+    one = [[0, 1], [0, 1]]
+    records = [record(1, [2, 1], [0, 1, 0], [one] * 3), record(2, None, [2, 1], [one] * 2), record(2, None, [2], [one]),
+               record(2, None, [3, 3], [one] * 2), record(2, None, [4, 4], [one] * 2)]
+    trace = read_trace(recording(tmp_path / "x.pt", records))
+    assert trace.tokens["request"].tolist() == [0, 0, 1, 0, 1, 1, 1, 2, 1, 2], "request 0 expected 3, but was not there"
+    records[3:] = [record(2, None, [3], [one]), record(2, None, [4, 3], [one] * 2)]
+    assert read_trace(recording(tmp_path / "x.pt", records)).tokens["request"].tolist()[-3:] == [1, 1, 2]
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"forward_mode": 3}, "record 0: forward_mode is 3, read are 1 (prompts) and 2 (decode); record mode per"),
     ({"positions": [0, 1]}, "record 0: input_ids and positions are no lists of 3 numbers"),
