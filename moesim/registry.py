@@ -31,6 +31,7 @@ KINDS = {
     "request_router": ("moesim.serving.routers", "choose"),
     "transform": ("moesim.transforms", "apply"),
     "format": ("moesim.formats", "read"),
+    "placement_format": ("moesim.placement.formats", "write"),
 }
 
 

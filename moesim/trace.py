@@ -225,8 +225,9 @@ def _hash(ids: np.ndarray, seed: int) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def read_trace(path: str | Path, format: str | None = None) -> RoutingTrace:
-    """Return the trace in the file *path*; *format* names the reader, left out it is found from the file.
+def read_trace(path: str | Path, format: Any = None) -> RoutingTrace:
+    """Return the trace in the file *path*; *format* is the reader (a part, its name, or a mapping with its name and
+    parameters), left out it is found from the file.
 
     Raises ``TraceError`` if the file is missing, of no known format, or not a valid trace.
     """

@@ -31,7 +31,7 @@ FLOORS = [
     {"attention"},
     {"layers"},
     {"config"},
-    {"document", "registry", "units"},
+    {"document", "registry", "torch_file", "units"},
 ]
 ROOMS = {  # heavy tools and the only packages that may import them
     "simpy": {"sim"},

@@ -33,12 +33,17 @@ def place(trace: Annotated[Path, typer.Argument(help="Trace file.")],
           devices_per_node: Annotated[int | None, typer.Option(min=1, help="Devices that share a node.")] = None,
           profile_fraction: Annotated[float, typer.Option(help="Part of the requests that the solver sees.")] = 0.5,
           seed: Annotated[int, typer.Option(min=0)] = 0,
-          out: Annotated[Path | None, typer.Option(help="JSON file for the placement.")] = None) -> None:
+          out: Annotated[Path | None, typer.Option(help="File for the placement.")] = None,
+          form: Annotated[str | None, typer.Option("--format", help="Format of the file: moesim list placement_format. "
+                                                                    "(default: by suffix; .json is moesim's)")] = None
+          ) -> None:
     """Place the experts of a trace; judge the answer on requests that the solver saw and on those it did not."""
     from moesim import placement
     from moesim.cli.values import yaml_value
     from moesim.trace import read_trace
 
+    if form is not None and out is None:
+        raise ValueError(f"--format {form}: there is no file to write; give --out")
     whole = read_trace(trace)
     seen, unseen = whole.profile(profile_fraction, seed), whole.evaluation(profile_fraction, seed)
     nodes = {} if devices_per_node is None else {"devices_per_node": devices_per_node}
@@ -47,20 +52,40 @@ def place(trace: Annotated[Path, typer.Argument(help="Trace file.")],
     scores = [placement.evaluate(answer, part, devices_per_node) for part in (seen, unseen)]
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        answer.save(out)
+        placement.write_placement(answer, out, yaml_value("--format", form) if form else None)
         message(f"placement: {out}")
     print_rows(["", "profile", "evaluation"], [[name, *(float(s[name]) for s in scores)] for name in scores[0].index])
 
 
-def convert(source: Annotated[Path, typer.Argument(metavar="IN", help="Trace file of any known format.")],
-            out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file.")],
-            form: Annotated[str | None, typer.Option("--format", help="Format of IN. (default: found)")] = None
-            ) -> None:
-    """Convert a trace of another tool to moesim's Parquet form."""
+def convert(source: Annotated[Path, typer.Argument(metavar="IN", help="Trace or placement of any known format.")],
+            out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file, or the placement to write.")],
+            form: Annotated[str | None, typer.Option("--format", help="Format of IN: a name, or e.g. {name: esft_text, "
+                                                                      "top_k: 8}. (default: found)")] = None,
+            to: Annotated[str | None, typer.Option(help="IN is a placement, and OUT gets this format of "
+                                                        "`moesim list placement_format`.")] = None,
+            devices: Annotated[int | None, typer.Option(min=1, help="Of the placement; most files do not say it.")
+                               ] = None,
+            experts: Annotated[int | None, typer.Option(min=1, help="Per layer, of the placement; ExFlow's file does "
+                                                                    "not say it.")] = None) -> None:
+    """Convert a trace of another tool to moesim's Parquet form, or (with --to) a placement to any form."""
+    from moesim.cli.values import yaml_value
+
+    kind = yaml_value("--format", form) if form else None
+    if to is not None:
+        from moesim.placement import read_placement, write_placement
+
+        placement = read_placement(source, devices, kind, experts)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_placement(placement, out, yaml_value("--to", to))
+        message(f"{out}: {placement.n_layers} layers, {placement.n_experts} experts, {placement.n_devices} devices, "
+                f"{int(placement.replicas.sum())} replicas")
+        return
+    if devices is not None or experts is not None:
+        raise ValueError("--devices and --experts are for placements; say the format to write with --to")
     from moesim.trace import read_trace
 
     _check_name(out)
-    _write(read_trace(source, form), out)
+    _write(read_trace(source, kind), out)
 
 
 def capture(model: Annotated[Path, typer.Option(help="Hugging Face model folder.")],

@@ -14,13 +14,15 @@ import time
 from typing import Any
 
 from moesim import registry
+from moesim.placement.counts import read_counts
 from moesim.placement.evaluation import evaluate, evaluate_layers
+from moesim.placement.exchange import read_placement, write_placement
 from moesim.placement.objective import INTER_NODE_WEIGHT, Problem, Profile
 from moesim.placement.placement import CapacityError, Placement, PlacementError
 from moesim.trace import RoutingTrace
 
 __all__ = ["INTER_NODE_WEIGHT", "CapacityError", "Placement", "PlacementError", "Problem", "Profile", "evaluate",
-           "evaluate_layers", "solve"]
+           "evaluate_layers", "read_counts", "read_placement", "solve", "write_placement"]
 
 
 def solve(trace: RoutingTrace | Profile, n_devices: int, solver: Any = "joint", seed: int = 0,
@@ -32,7 +34,8 @@ def solve(trace: RoutingTrace | Profile, n_devices: int, solver: Any = "joint", 
     trace it is given. Do not peek: give it ``trace.profile()`` and judge the answer on ``trace.evaluation()``.
 
     ``info`` of the answer says solver, seed, seconds, profile tokens, and what the solver claims: what it
-    minimises, the objective on the profile, its status, and a bound if it has one.
+    minimises, the objective on the profile, its status, and a bound if it has one; of a trace that says which
+    layers of the model it is from also ``moe_layer_indices``.
     Raises ``PlacementError`` or ``registry.UnknownPart``.
     """
     profile = trace if isinstance(trace, Profile) else Profile.of(trace)
@@ -42,8 +45,10 @@ def solve(trace: RoutingTrace | Profile, n_devices: int, solver: Any = "joint", 
     start = time.perf_counter()
     placement = part.solve(profile, problem, seed)
     seconds = time.perf_counter() - start
+    layers = None if isinstance(trace, Profile) else trace.meta["moe_layer_indices"]
+    known = {} if layers is None else {"moe_layer_indices": layers}
     return placement.with_info(solver=registry.dump(part), seed=seed, seconds=seconds,
-                               profile_tokens=profile.n_tokens, n_devices=n_devices, **machine)
+                               profile_tokens=profile.n_tokens, n_devices=n_devices, **machine, **known)
 
 
 def _part(solver: Any, options: dict[str, Any]) -> Any:

@@ -167,7 +167,8 @@ def _short(devices: list[int]) -> int | list[int]:
 
 def _from_json(content: Any) -> Placement:
     if not isinstance(content, dict) or content.get("moesim_placement") != VERSION:
-        raise PlacementError(f"not a placement file: the key moesim_placement must be {VERSION}")
+        raise PlacementError(f"not a placement file: the key moesim_placement must be {VERSION}; an engine's file "
+                             "becomes one by `moesim convert IN OUT --to moesim_json`")
     rows, n_devices, info = content.get("devices"), content.get("n_devices"), content.get("info", {})
     if not isinstance(n_devices, int) or n_devices < 1 or not isinstance(info, dict):
         raise PlacementError("n_devices must be a number above 0 and info a mapping")

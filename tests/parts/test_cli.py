@@ -233,6 +233,35 @@ def test_convert(trace: str, tmp_path: Path) -> None:
     assert form.exit_code == 2 and form.stderr == "unknown format 'npy'; did you mean 'npz'?\n"
 
 
+def test_placements_go_to_engines_and_back(trace: str, tmp_path: Path) -> None:
+    engine, own, again = tmp_path / "new/sglang.json", tmp_path / "p.json", tmp_path / "again.yaml"
+    place = ("place", trace, "--devices", 4, "--solver", "lpt", "--out")
+    done = call(*place, engine, "--format", "{name: sglang, layers: [1, 2, 3]}")
+    assert done.exit_code == 0 and done.stderr == f"placement: {engine}\n", done.stderr
+    assert list(json.loads(engine.read_text())) == ["physical_to_logical_map"]
+    assert call(*place, own).exit_code == 0
+    back = call("convert", engine, again, "--to", "trtllm", "--devices", 4, "--format",
+                "{name: sglang, layers: [1, 2, 3]}")
+    assert (back.exit_code, back.stderr) == (0, f"{again}: 3 layers, 8 experts, 4 devices, 24 replicas\n"), back.stderr
+    done = call("convert", again, tmp_path / "last.json", "--to", "moesim_json", "--devices", 4)
+    assert done.exit_code == 0, done.stderr
+    saved = [moesim.placement.Placement.load(path).replicas for path in (tmp_path / "last.json", own)]
+    assert np.array_equal(*saved)
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, text in (
+            ((*place, tmp_path / "x.yaml"), "the file counts all layers of the model, but nothing says which 3"),
+            ((*place, tmp_path / "x.txt"), f"{tmp_path / 'x.txt'}: no placement format ends in '.txt'; end it in .csv"),
+            ((*place[:-1], "--format", "vllm"), "--format vllm: there is no file to write; give --out"),
+            (("convert", own, tmp_path / "x.json", "--to", "vlm"), "unknown placement format 'vlm'; did you mean"),
+            (("convert", again, tmp_path / "x.json", "--to", "vllm"), f"{again}: the file says which expert is in"),
+            (("convert", trace, tmp_path / "x.json", "--to", "vllm"), f"{trace}: no placement formats fit this file"),
+            (("convert", own, tmp_path / "x.parquet", "--devices", 4), "--devices and --experts are for placements"),
+            (("convert", "no.json", tmp_path / "x.json", "--to", "vllm"), "no.json: no such file")):
+        wrong = call(*arguments)
+        assert wrong.exit_code == 2 and wrong.stderr.startswith(text), wrong.stderr
+    assert sorted(tmp_path.rglob("*")) == before, "nothing half-written"
+
+
 def test_plot(tiny: str, trace: str, tmp_path: Path) -> None:
     assert call("run", tiny, "--out", tmp_path / "r").exit_code == 0
     done = call("plot", tmp_path / "r")
