@@ -92,6 +92,8 @@ def check_folder(folder: str | Path) -> Path:
 
 def timeline(spans: pd.DataFrame) -> dict[str, Any]:
     """Return *spans* in the Trace Event Format that Perfetto and chrome://tracing open (times in microseconds)."""
+    if "half" in spans:  # a row of its own for what overlaps
+        spans = spans.assign(server=spans["server"].mask(spans["half"] > 0, spans["server"] + ", half 1"))
     servers = {name: i for i, name in enumerate(sorted(spans["server"].unique()))}
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "pid": int(d), "args": {"name": f"device {d}"}}

@@ -90,21 +90,26 @@ def test_every_span_of_two_halves(tmp_path: Path) -> None:
     assert any(w.startswith("overlap: kernels compute at full speed") for w in result.meta["warnings"])
 
 
-def test_background_on_the_same_link(tmp_path: Path) -> None:
+PORTS = ("hardware.nodes=2", "hardware.devices_per_node=1", "hardware.fabric={name: switch, hosts: 2, link: 8 bit/s}",
+         "hardware.scale_out={efficiency: 1.0, startup: 5 s, ramp: 0 s}")
+
+
+@pytest.mark.parametrize("machine", [(), PORTS])
+def test_background_on_the_same_link(tmp_path: Path, machine: tuple[str, ...]) -> None:
     """3 B from 0 to 1, 130 s into every period: 1 B has gone when dispatch, from 126, starts to move its 4 B at 131.
 
     The other 2 B take 4 s at half the rate, as 2 B of the dispatch; its last 2 B have the link alone: it ends at 137,
-    2 s late. The first period at which combine (from 165) meets the flows would be the next.
+    2 s late. Combine, from 165, goes the other way. The same on the links of one node and on ports between two.
     """
     write(tmp_path, 2)
     (tmp_path / "others.csv").write_text("src,dst,bytes,start_s\n0,1,3,130\n")
     result = moesim.simulate(moesim.load(tmp_path / "hand.yaml", (
-        "detail=events", "background={flows: others.csv, period: 1000 s}")))
+        "detail=events", "background={flows: others.csv, period: 1000 s}", *machine)))
     first = result.spans[result.spans["device"] == 1].set_index("phase")[["start_s", "end_s"]].head(6)
     assert first.loc["dispatch"].tolist() == pytest.approx([126, 137])
     assert first.loc["experts"].tolist() == pytest.approx([137, 165])
     assert first.loc["combine"].tolist() == pytest.approx([165, 174])
-    plain = moesim.simulate(moesim.load(tmp_path / "hand.yaml", ("detail=events",)))
+    plain = moesim.simulate(moesim.load(tmp_path / "hand.yaml", ("detail=events", *machine)))
     assert result.summary()["makespan_s"] == pytest.approx(plain.summary()["makespan_s"] + 2)
     assert any(w.startswith("background:") for w in result.meta["warnings"])
 

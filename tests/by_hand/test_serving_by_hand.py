@@ -438,11 +438,11 @@ def test_a_server_does_one_thing_after_the_other() -> None:
     """A job of 3 s, at once another of 2 s; a third at 10 s, when nothing is left to do."""
     env = simpy.Environment()
     server = Server(env)
-    assert [server.serve(seconds)[0] for seconds in (3.0, 2.0)] == [0, 3]
+    assert [server.serve(seconds) for seconds in (3.0, 2.0)] == [0, 3]
     env.run(until=10)
-    start, end = server.serve(1.0)
-    env.run(until=end)
-    assert (start, env.now, server.free_at) == (10, 11, 11)
+    assert server.serve(1.0) == 10
+    env.run(until=server.done())
+    assert (env.now, server.free_at) == (11, 11)
 
 
 @pytest.mark.parametrize(("kept", "steps"), [(0, []), (2, [0, 1]), (-1, [0, 1, 2])])

@@ -18,6 +18,7 @@ from test_engine_laws import DENSE_LAYERS, TINY, TWO_NODES, VARIANTS, _digest, t
 import moesim
 from moesim.network import Constants, LeafSpine, Messages, Network
 from moesim.placement.placement import Placement
+from moesim.result import timeline
 from moesim.sim.cost import GROUP, LOCAL, PHASES, SYNC, StepCost
 from moesim.sim.crowd import Crowd
 from moesim.sim.engine import Engine
@@ -28,7 +29,7 @@ from moesim.sim.traffic import NamedAct, of_exchange, of_gather, of_reduction
 HALVES = ("detail=events", "overlap=two_batch")
 RNG = np.random.default_rng(0)
 CONSTANTS = Constants(bandwidth=4e9, efficiency=0.8, startup=3e-6, ramp=2e-6, message=1e-7,
-                      of={"twodh": Constants(efficiency=0.5, startup=1e-6)})
+                      of={"2dh": Constants(efficiency=0.5, startup=1e-6)})
 FABRIC = LeafSpine(leaves=4, spines=2, hosts_per_leaf=2, link="1 GB/s", latency="100 ns")
 
 
@@ -48,7 +49,7 @@ def as_flows(crowd: Crowd, acts: list[NamedAct], begin_s: float = 0.0) -> float:
 
 
 @pytest.mark.parametrize("balancing", ["spray", "split", "ecmp"])
-@pytest.mark.parametrize("part", ["flat", "pairwise", "twodh", "pxn", "node_limited", "deepep_ll"])
+@pytest.mark.parametrize("part", ["flat", "pairwise", "2dh", "pxn", "node_limited", "deepep_ll"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_uniform_traffic_takes_the_closed_form(balancing: str, part: str, reverse: bool) -> None:
     net = network(balancing)
@@ -60,7 +61,7 @@ def test_uniform_traffic_takes_the_closed_form(balancing: str, part: str, revers
 
 
 @pytest.mark.parametrize("width", [2, 4, 8])
-@pytest.mark.parametrize("reduction", ["ring", "hierarchical_ring", "halving_doubling", "direct"])
+@pytest.mark.parametrize("reduction", ["ring", "hierarchical_ring", "halving_doubling", "direct", "tree", "nvls"])
 def test_all_reduces_take_the_closed_form(width: int, reduction: str) -> None:
     """One group at a time; a round that repeats is one long round."""
     net = Network(8, 2, CONSTANTS, FABRIC, CONSTANTS, reduction=reduction)
@@ -271,3 +272,12 @@ def test_a_resolved_scenario_with_background_is_the_scenario(tmp_path: Path) -> 
     again = moesim.load(first.save(tmp_path / "run") / "scenario.yaml")
     assert again == scenario
     assert _digest(moesim.simulate(again)) == _digest(first)
+
+
+def test_a_timeline_has_a_row_for_each_half() -> None:
+    """Spans of one row do not overlap, so that viewers can draw them."""
+    events = [e for e in timeline(moesim.simulate(tiny(*HALVES, *TWO_NODES)).spans)["traceEvents"] if e["ph"] == "X"]
+    table = pd.DataFrame(events).sort_values(["pid", "tid", "ts"])
+    assert table["tid"].nunique() == 4
+    for _, row in table.groupby(["pid", "tid"]):
+        assert (row["ts"].to_numpy()[1:] >= (row["ts"] + row["dur"]).to_numpy()[:-1] - 1e-9).all()
