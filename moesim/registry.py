@@ -27,6 +27,7 @@ KINDS = {
     "all_reduce": ("moesim.network.all_reduce", "rounds"),
     "kernel_model": ("moesim.kernels.models", "time_s"),
     "solver": ("moesim.placement.solvers", "solve"),
+    "objective": ("moesim.placement.objectives", "costs"),
     "scheduler": ("moesim.serving.schedulers", "plan"),
     "request_router": ("moesim.serving.routers", "choose"),
     "transform": ("moesim.transforms", "apply"),

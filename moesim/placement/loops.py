@@ -1,6 +1,6 @@
-"""Hot loops over tokens and over swaps, each with a plain numpy twin that a test compares.
+"""Hot loops over tokens and over flows, each with a plain numpy twin that a test compares.
 
-Letters: T tokens, L MoE layers, M ranked candidates per layer, K = top-k, E experts, D devices, S slots.
+Letters: T tokens, L MoE layers, M ranked candidates per layer, K = top-k, E experts, D devices.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import numpy as np
 from numba import njit
 
 CROSS_TOP1, CROSS_ALL, FANOUT = 0, 1, 2
-IMPROVES = -1e-12  # changes smaller than this are rounding, not improvement: costs are of the order of 1
 
 
 @njit(cache=True, nogil=True)
@@ -75,11 +74,11 @@ def route_numpy(experts: np.ndarray, top_k: int, replicas: np.ndarray, first: np
 
 @njit(cache=True, nogil=True)
 def add_by_device(flows: np.ndarray, device: np.ndarray, sums: np.ndarray) -> None:
-    """Add to *sums* [S, D] the columns of *flows* [S, S] by the *device* [S] of the column's slot."""
-    n_slots = len(device)
-    for s in range(n_slots):
-        for t in range(n_slots):
-            sums[s, device[t]] += flows[s, t]
+    """Add to *sums* [E, D] the columns of *flows* [E, E] by the *device* [E] of the column's expert."""
+    n_experts = len(device)
+    for e in range(n_experts):
+        for f in range(n_experts):
+            sums[e, device[f]] += flows[e, f]
 
 
 def add_by_device_numpy(flows: np.ndarray, device: np.ndarray, sums: np.ndarray) -> None:
@@ -89,101 +88,19 @@ def add_by_device_numpy(flows: np.ndarray, device: np.ndarray, sums: np.ndarray)
 
 @njit(cache=True, nogil=True)
 def add_apart(sums: np.ndarray, group_of: np.ndarray, weight: float, cost: np.ndarray) -> None:
-    """Add to *cost* [S, D] *weight* times the *sums* [S, D] on devices of other groups ([D] -> group)."""
-    n_slots, n_devices = sums.shape
+    """Add to *cost* [E, D] *weight* times the *sums* [E, D] on devices of other groups ([D] -> group)."""
+    n_experts, n_devices = sums.shape
     inside = np.empty(n_devices)  # per group: there are at most as many as devices
-    for s in range(n_slots):
+    for e in range(n_experts):
         inside[:] = 0.0
         total = 0.0
         for d in range(n_devices):
-            inside[group_of[d]] += sums[s, d]
-            total += sums[s, d]
+            inside[group_of[d]] += sums[e, d]
+            total += sums[e, d]
         for d in range(n_devices):
-            cost[s, d] += weight * (total - inside[group_of[d]])
+            cost[e, d] += weight * (total - inside[group_of[d]])
 
 
 def add_apart_numpy(sums: np.ndarray, group_of: np.ndarray, weight: float, cost: np.ndarray) -> None:
     """Do the same with array operations only."""
     cost += weight * sums @ (group_of[:, None] != group_of)
-
-
-@njit(cache=True, nogil=True)
-def swap_until_stuck(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> int:
-    """Let each slot in turn exchange devices with its best partner until none gains; return the exchanges made.
-
-    Minimises the sum of ``cost[s, device[s]]`` ([S, D]) plus the largest sum of ``load`` ([S]) on a device.
-    Changes *device* ([S], int64) in place.
-    """
-    n_slots, n_devices = cost.shape
-    sums = np.zeros(n_devices)
-    gain = np.empty((n_devices, n_slots))  # the change of cost when the slot goes to the device, alone
-    for s in range(n_slots):
-        sums[device[s]] += load[s]
-        for d in range(n_devices):
-            gain[d, s] = cost[s, d] - cost[s, device[s]]
-    made = idle = a = 0
-    while idle < n_slots:
-        p, worst = device[a], int(sums.argmax())
-        second = 0.0  # no exchange brings the highest sum below the second highest, nor down at all without worst
-        for d in range(n_devices):
-            if d != worst:
-                second = max(second, sums[d])
-        partner = _best_partner(a, gain, load, device, (sums, worst, second))
-        idle += 1
-        if partner >= 0:
-            q = device[partner]
-            sums[p] += load[partner] - load[a]
-            sums[q] += load[a] - load[partner]
-            device[a], device[partner] = q, p
-            for d in range(n_devices):
-                gain[d, a] = cost[a, d] - cost[a, q]
-                gain[d, partner] = cost[partner, d] - cost[partner, p]
-            made, idle = made + 1, 0
-        a = (a + 1) % n_slots
-    return made
-
-
-@njit(cache=True, nogil=True)
-def _best_partner(a: int, gain: np.ndarray, load: np.ndarray, device: np.ndarray,
-                  state: tuple[np.ndarray, int, float]) -> int:
-    """Return the slot with which *a* should exchange devices, or -1 if no exchange is an improvement."""
-    sums, worst, second = state
-    p, partner, best = device[a], -1, IMPROVES
-    for b in range(len(device)):
-        q = device[b]
-        relieves = p == worst or q == worst
-        change = gain[q, a] + gain[p, b]
-        if p == q or change >= best + (sums[worst] - second if relieves else 0.0):
-            continue
-        highest = max(sums[p] - load[a] + load[b], sums[q] - load[b] + load[a])
-        if not relieves:
-            highest = max(highest, sums[worst])
-        elif highest < second:  # one of the others may be the highest now
-            for d in range(len(sums)):
-                if d != p and d != q:
-                    highest = max(highest, sums[d])
-        change += highest - sums[worst]
-        if change < best:
-            partner, best = b, change
-    return partner
-
-
-def swap_until_stuck_numpy(cost: np.ndarray, load: np.ndarray, device: np.ndarray) -> int:
-    """Do the same by working out every exchange as a whole."""
-    slots = np.arange(len(device))
-
-    def total(devices: np.ndarray) -> float:
-        return float(cost[slots, devices].sum() + np.bincount(devices, load, minlength=cost.shape[1]).max())
-
-    made = idle = a = 0
-    while idle < len(device):
-        trials = np.tile(device, (len(device), 1))
-        trials[slots, slots], trials[:, a] = device[a], device
-        totals = np.array([total(trial) for trial in trials])
-        best = int(totals.argmin())
-        idle += 1
-        if totals[best] - total(device) < IMPROVES:
-            device[:] = trials[best]
-            made, idle = made + 1, 0
-        a = (a + 1) % len(device)
-    return made

@@ -12,14 +12,18 @@ from typing import Literal
 
 import numpy as np
 
-from moesim.placement.placement import PlacementError
+from moesim.placement.placement import CapacityError, Placement, PlacementError
 from moesim.trace import RoutingTrace
 
 # Assumed: how much worse a transition between nodes is than one inside a node. H100 SXM: 450 GB/s of NVLink
 # against 50 GB/s of one 400 Gbit/s adapter per GPU and direction (NVIDIA DGX H100 data sheet), so 9.
 INTER_NODE_WEIGHT = 9.0
+# Distinct sets of experts per layer that solvers look at. Chosen: the three real traces have fewer (at most 6,100 in
+# 11,000 to 41,000 tokens), and 200,000 tokens of 256 experts would take minutes.
+MOST_SETS = 20_000
 
 Pairs = Literal["top1", "all"]
+Sets = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,16 +34,19 @@ class Profile:
     n_tokens          tokens that were counted
     count_transitions the function that counts inter-layer transitions, int64 [L-1, E, E], of the first
                       choices (True) or of all pairs of chosen experts (False); called once each, when needed
+    count_sets        the function that returns what the tokens of a layer chose together: the distinct sets,
+                      int32 [N, K], and the tokens of each, float64 [N]; without it nothing is known of spread
     """
 
     counts: np.ndarray
     n_tokens: int
     count_transitions: Callable[[bool], np.ndarray]
+    count_sets: Callable[[int], Sets] | None = None
 
     @classmethod
     def of(cls, trace: RoutingTrace) -> Profile:
         """Return the profile of *trace*."""
-        return cls(trace.counts(), trace.n_tokens, trace.transitions)
+        return cls(trace.counts(), trace.n_tokens, trace.transitions, lambda layer: chosen_together(trace, layer))
 
     @property
     def n_layers(self) -> int:
@@ -65,19 +72,48 @@ class Profile:
         """Return the transitions of *pairs*, int64 [L-1, E, E]."""
         return self.top1 if pairs == "top1" else self.all_pairs
 
+    @cached_property
+    def sets(self) -> list[Sets]:
+        """Return what ``count_sets`` gives for every layer. Raises ``PlacementError`` if there is no such function."""
+        if self.count_sets is None:
+            raise PlacementError("this profile does not know which experts tokens chose together, so nothing can be "
+                                 "said of fan-out; make it with Profile.of(trace), or give it count_sets")
+        return [self.count_sets(layer) for layer in range(self.n_layers)]
 
-@dataclasses.dataclass(frozen=True)
+
+def chosen_together(trace: RoutingTrace, layer: int, most: int = MOST_SETS) -> Sets:
+    """Return the distinct sets of experts that tokens of *layer* chose, int32 [N, K], and the tokens of each.
+
+    Beyond *most* sets they are of *most* tokens, drawn evenly from the tokens in the order of their sets.
+    """
+    members, tokens = np.unique(np.sort(trace.chosen[:, layer], axis=1), axis=0, return_counts=True)
+    if len(members) > most:
+        drawn = (np.arange(most) + 0.5) * trace.n_tokens / most
+        kept, tokens = np.unique(np.searchsorted(tokens.cumsum(), drawn, side="right"), return_counts=True)
+        members = members[kept]
+    return members.astype(np.int32), tokens.astype(np.float64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
     """Say where experts may go: D devices, each with room for ``capacity`` experts of every layer.
 
-    With ``devices_per_node`` devices are numbered node by node, and a transition between devices of a node costs
-    1 / ``inter_node_weight`` of one between nodes. Raises ``PlacementError``.
+    devices_per_node  devices are numbered node by node; a transition between devices of a node costs
+                      1 / ``inter_node_weight`` of one between nodes
+    capacity          0 stands for E/D, rounded up: equal counts. With more, solvers may leave counts uneven
+    distances         what a token pays from device (row) to device (column), [D, D], for ``link_bytes``
+    previous          the placement to migrate from, for ``migration``
+
+    Raises ``PlacementError``, or ``CapacityError`` if the experts do not fit.
     """
 
     n_experts: int
     n_devices: int
     devices_per_node: int | None = None
     inter_node_weight: float = INTER_NODE_WEIGHT
+    capacity: int = 0
+    distances: np.ndarray | None = None
+    previous: Placement | None = None
 
     def __post_init__(self) -> None:
         per_node = self.devices_per_node
@@ -89,11 +125,14 @@ class Problem:
         if not 1 <= self.inter_node_weight < float("inf"):
             raise PlacementError(f"inter_node_weight is {self.inter_node_weight}; between nodes must cost at "
                                  "least as much as inside a node")
-
-    @property
-    def capacity(self) -> int:
-        """Return the experts of one layer that a device may hold: E/D, rounded up."""
-        return -(-self.n_experts // self.n_devices)
+        even = -(-self.n_experts // self.n_devices)
+        if self.capacity and self.capacity < even:
+            raise CapacityError(f"{self.n_devices} devices with room for {self.capacity} experts of a layer do not "
+                                f"hold {self.n_experts}; they need room for {even}, or use "
+                                f"{-(-self.n_experts // max(self.capacity, 1))} devices")
+        object.__setattr__(self, "capacity", min(self.capacity or even, self.n_experts))
+        if self.distances is not None:
+            object.__setattr__(self, "distances", _checked_distances(self.distances, self.n_devices))
 
     @property
     def n_nodes(self) -> int:
@@ -119,6 +158,16 @@ class Problem:
         """Return the cost of a transition between two devices, float64 [D, D]: 0 to 1, summed over the levels."""
         return sum((weight * (group[:, None] != group) for group, weight in self.levels),
                    np.zeros((self.n_devices, self.n_devices)))
+
+
+def _checked_distances(given: np.ndarray, n_devices: int) -> np.ndarray:
+    distances = np.array(given, dtype=np.float64)
+    if distances.shape != (n_devices, n_devices):
+        raise PlacementError(f"distances has shape {list(distances.shape)}; give one number per pair of devices, "
+                             f"[{n_devices}, {n_devices}]")
+    if not (np.isfinite(distances).all() and (distances >= 0).all() and (distances.diagonal() == 0).all()):
+        raise PlacementError("distances must be finite and not negative, and 0 from a device to itself")
+    return distances
 
 
 def transition_cost(transitions: np.ndarray, device_of: np.ndarray, distance: np.ndarray) -> float:

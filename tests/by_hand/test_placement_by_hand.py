@@ -16,7 +16,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moesim.placement import CapacityError, Placement, Profile, evaluate, evaluate_layers, solve
+from moesim import registry
+from moesim.placement import CapacityError, Placement, Problem, Profile, evaluate, evaluate_layers, solve
 from moesim.placement.solvers.eplb import balance
 from moesim.trace import RoutingTrace
 
@@ -109,6 +110,23 @@ def test_capacity_says_demand_bound_gap_and_what_would_help(replicated: Placemen
                                  "extra replicas, use a smaller dtype, or offload experts")
     with pytest.raises(CapacityError, match="use 5 devices of this kind or more, use a smaller dtype"):
         Placement.from_device_of(DEVICE_OF, 2).check_capacity(10e9, 16e9)  # 8 x 10 GB
+
+
+def test_every_objective_of_the_example(trace: RoutingTrace) -> None:
+    """Distances: one way 2, the other 4. First choices: 0 to 0 twice, 1 to 1 once, 0 to 1 once (token 1)."""
+    before = Placement.from_device_of([[0, 1, 1, 1], DEVICE_OF[1]], 2)  # expert 1 of layer 0 was on device 1
+    problem = Problem(4, 2, devices_per_node=2, distances=np.array([[0, 2], [4, 0]]), previous=before)
+    values = {  # as above where ``evaluate`` has them too; one node: no transition between nodes
+        ("transitions", "top1"): 1 / 4, ("transitions", "all"): 6 / 16,
+        ("load", None): 9 / 8, ("fanout", "device"): 13 / 8, ("fanout", "node"): 1, ("migration", None): 1 / 8,
+        ("link_bytes", "context_coherent"): 2 / 4,
+        ("link_bytes", "dispatch_combine"): 3 / 2,  # (0 + 0 + 2 + 4) / 4 to both devices alike
+    }
+    key = {"transitions": "pairs", "fanout": "per", "link_bytes": "mode"}
+    for (name, choice), expected in values.items():
+        part = registry.make("objective", {"name": name} | ({key[name]: choice} if choice else {}))
+        found = part.value(Placement.from_device_of(DEVICE_OF, 2), Profile.of(trace), problem)
+        assert found == pytest.approx(expected), (name, choice)
 
 
 def test_longest_processing_time_first() -> None:

@@ -106,6 +106,38 @@ def test_joint_is_as_good_as_the_independent_table(splits: Any, column: Column) 
         assert column.trace == "dsv2" or ours[1] <= load + 0.05, (balance, ours)
 
 
+# Devices per token and load, independent: linear, and its co-activation with a load penalty.
+FANOUT = [("gptoss", 4, 3.02, (2.22, 1.17)), ("gptoss", 8, 3.59, (2.90, 1.32)),
+          ("dsv2", 4, 3.35, (2.59, 1.09)), ("dsv2", 8, 4.55, (3.50, 1.18))]
+
+
+@pytest.mark.parametrize(("trace", "devices", "linear", "independent"), FANOUT)
+def test_coactivation_is_as_good_as_the_independent_table(splits: Any, trace: str, devices: int, linear: float,
+                                                          independent: tuple[float, float]) -> None:
+    profile, unseen = splits[trace]
+    values = evaluate(solve(profile, devices, "coactivation"), unseen)
+    assert evaluate(solve(profile, devices, "linear"), unseen)["fanout"] == pytest.approx(linear, abs=0.05)
+    assert values["fanout"] <= independent[0] + 0.05
+    assert trace == "dsv2" or values["load_max_over_mean"] <= independent[1] + 0.05
+
+
+def test_numbers_that_placement_must_reach(splits: Any) -> None:
+    """Cross fraction or fan-out, and load, on the evaluation part; 4 devices for GPT-OSS and 8 for DeepSeek-V2-Lite."""
+    def measured(trace: str, devices: int, name: str, *args: Any, **options: Any) -> tuple[float, float]:
+        values = evaluate(solve(splits[trace][0], devices, *args, **options), splits[trace][1])
+        return values[name], values["load_max_over_mean"]
+
+    assert measured("gptoss", 4, "cross_top1", balance=0.0)[0] <= 0.31
+    cross, load = measured("gptoss", 4, "cross_top1")
+    assert cross <= 0.38 and load <= 1.12
+    cross, load = measured("dsv2", 8, "cross_top1")
+    assert cross <= 0.55 * measured("dsv2", 8, "cross_top1", "linear")[0] and load <= 1.27
+    for solver in ({"name": "coactivation"}, {"name": "joint", "objectives": ("fanout",), "balance": 0.8,
+                                              "perturbations": 400}):
+        fanout, load = measured("gptoss", 4, "fanout", solver)
+        assert fanout <= 2.22 and load <= 1.20, solver
+
+
 def test_affinity_does_not_carry_over_to_another_domain(splits: Any) -> None:
     """Fitted on one domain, a placement keeps only part of its gain on the other (linear: 0.87)."""
     trace = mixed(*splits["dsv2"])

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from moesim import registry
 from moesim.placement import Placement, Problem, Profile, evaluate, loops, solve
+from moesim.placement.costs import ALONE, Together, total
 from moesim.placement.objective import transition_cost
+from moesim.placement.solvers._chain import Chain
 from moesim.placement.solvers.exflow_ilp import canonical
+from moesim.placement.spread import spread, spread_numpy
+from moesim.placement.swaps import exchange, exchange_numpy
 from moesim.trace import RoutingTrace
 
 SOLVERS = registry.names("solver")
@@ -86,21 +90,83 @@ def test_with_every_expert_everywhere_nothing_crosses_or_spreads(data: st.DataOb
 @given(st.data())
 def test_search_loops_have_numpy_twins(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    n_devices, room = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
-    n_slots = n_devices * room
-    cost, load = rng.integers(0, 9, (n_slots, n_devices)) / 8, rng.integers(0, 9, n_slots) / 8  # exact in binary
-    one = rng.permutation(np.arange(n_slots) % n_devices)
-    other = one.copy()
-    assert loops.swap_until_stuck(cost, load, one) == loops.swap_until_stuck_numpy(cost, load, other)
-    assert np.array_equal(one, other)
-    flows, sums, twin = rng.random((n_slots, n_slots)), np.zeros(cost.shape), np.zeros(cost.shape)
-    loops.add_by_device(flows, one, sums)
-    loops.add_by_device_numpy(flows, one, twin)
+    n_experts, n_devices = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
+    cost = rng.integers(0, 9, (n_experts, n_devices)) / 8
+    device = rng.integers(0, n_devices, n_experts)
+    flows, sums, twin = rng.random((n_experts, n_experts)), np.zeros(cost.shape), np.zeros(cost.shape)
+    loops.add_by_device(flows, device, sums)
+    loops.add_by_device_numpy(flows, device, twin)
     np.testing.assert_allclose(sums, twin, rtol=1e-12)
     group_of, here, there = np.arange(n_devices) // 2, cost.copy(), cost.copy()
     loops.add_apart(sums, group_of, 0.5, here)
     loops.add_apart_numpy(sums, group_of, 0.5, there)
     np.testing.assert_allclose(here, there, rtol=1e-12)
+
+
+def some_sets(rng: np.random.Generator, n_experts: int, n_devices: int) -> Together:
+    """Return random sets, counted over devices and over pairs of devices; prices are exact in binary."""
+    top_k = int(rng.integers(1, n_experts + 1))
+    members = np.stack([rng.permutation(n_experts)[:top_k] for _ in range(rng.integers(1, 8))]).astype(np.int32)
+    groups = np.stack([np.arange(n_devices), np.arange(n_devices) // 2])
+    return Together(members, rng.integers(1, 5, len(members)).astype(float), groups, rng.integers(0, 5, 2) / 16)
+
+
+@QUICK
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 2), st.booleans(), st.integers(0, 2**32 - 1))
+def test_exchanges_have_a_numpy_twin(n_experts: int, n_devices: int, spare: int, spreads: bool, seed: int) -> None:
+    """The twin works out every exchange as a whole; numbers are exact in binary, so both break ties alike."""
+    rng = np.random.default_rng(seed)
+    capacity = -(-n_experts // n_devices) + spare
+    cost, load = rng.integers(0, 9, (n_experts, n_devices)) / 8, rng.integers(0, 9, n_experts) / 8
+    together = some_sets(rng, n_experts, n_devices) if spreads else ALONE
+    one = rng.permutation(np.repeat(np.arange(n_devices), capacity))[:n_experts]
+    other = one.copy()
+    assert spread(together, one) == spread_numpy(together, one)
+    assert exchange(cost, load, capacity, together, one) == exchange_numpy(cost, load, capacity, together, other)
+    assert np.array_equal(one, other) and np.bincount(one).max() <= capacity
+
+
+@QUICK
+@given(st.data())
+def test_costs_are_worth_what_objectives_say(data: st.DataObject) -> None:
+    """For search an objective is a table, flows, loads and spread; together they are weight x value, anywhere."""
+    trace = data.draw(traces(layers=(1, 3), experts=(2, 6)))
+    placement, previous = (data.draw(placements(trace)) for _ in range(2))
+    n_devices = max(placement.n_devices, previous.n_devices)
+    placement, previous = (Placement.from_device_of(p.device_of, n_devices) for p in (placement, previous))
+    rng = np.random.default_rng(0)
+    distances = rng.random((n_devices, n_devices)) * (1 - np.eye(n_devices))
+    problem = Problem(trace.n_experts, n_devices, 1, 3.0, distances=distances, previous=previous)
+    objectives = [registry.make("objective", {"name": name, "weight": weight} | more) for name, weight, more in (
+        ("transitions", 1.0, {}), ("transitions", 0.5, {"pairs": "all"}), ("load", 0.3, {}), ("fanout", 2.0, {}),
+        ("fanout", 1.5, {"per": "node"}), ("migration", 0.7, {}), ("link_bytes", 0.9, {}),
+        ("link_bytes", 1.1, {"mode": "dispatch_combine"}))]
+    profile, worth = Profile.of(trace), 0.0
+    for objective in objectives:
+        chain = Chain(objective.costs(profile, problem), profile, problem)
+        value = objective.weight * objective.value(placement, profile, problem)
+        assert chain.all_terms(placement.device_of).sum() == pytest.approx(value), objective
+        worth += value
+    chain = Chain(total(o.costs(profile, problem) for o in objectives), profile, problem)
+    assert chain.all_terms(placement.device_of).sum() == pytest.approx(worth)
+    for layer in range(trace.n_layers):  # what an expert costs on a device is what changes when it goes there
+        cost, moved = chain.layer_cost(placement.device_of, layer), placement.device_of.copy()
+        chain.balanced, chain.together = False, [ALONE] * trace.n_layers
+        moved[layer, 0] = n_devices - 1
+        change = chain.all_terms(moved).sum() - chain.all_terms(placement.device_of).sum()
+        assert change == pytest.approx(cost[0, n_devices - 1] - cost[0, placement.device_of[layer, 0]])
+
+
+@QUICK
+@given(st.data())
+def test_fanout_is_that_of_the_tokens(data: st.DataObject) -> None:
+    trace = data.draw(traces())
+    placement = data.draw(placements(trace))
+    problem = Problem(trace.n_experts, placement.n_devices, 1)
+    values = evaluate(placement, trace, 1)
+    for per, name in (("device", "fanout"), ("node", "node_fanout")):
+        found = registry.make("objective", {"name": "fanout", "per": per}).value(placement, Profile.of(trace), problem)
+        assert found == pytest.approx(values[name])
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -119,7 +185,8 @@ def test_every_solver_covers_experts_and_claims_the_truth(name: str, data: st.Da
     if per_node and n_devices > per_node:
         crossing = values["cross_node_top1"] + (crossing - values["cross_node_top1"]) / weight
     claims = {"nothing": None, "cross_top1": crossing, "load_max_over_mean": values["load_max_over_mean"],
-              "cross_top1 + 0.3 x load_max_over_mean": crossing + 0.3 * values["load_max_over_mean"]}
+              "cross_top1 + 0.3 x load_max_over_mean": crossing + 0.3 * values["load_max_over_mean"],
+              "fanout + 0.8 x load_max_over_mean": values["fanout"] + 0.8 * values["load_max_over_mean"]}
     assert answer.info["objective"] == pytest.approx(claims[answer.info["minimises"]])
 
 

@@ -12,6 +12,7 @@ import pytest
 from moesim import placement as placing
 from moesim import registry
 from moesim.placement import Placement, PlacementError, Problem, Profile, evaluate, solve
+from moesim.placement.objective import chosen_together
 from moesim.trace import RoutingTrace
 
 SOLVERS = registry.names("solver")
@@ -112,12 +113,88 @@ def test_solver_can_be_a_name_a_mapping_or_a_part() -> None:
     ({"name": "joint", "balance": 1}, 4, {"balance": 2}, "balance: given beside a solver that has its"),
     ("exflow_ilp", 4, {"time_limit": 60}, "exflow_ilp: time_limit: 60 has no unit; write a time, e.g. '2.5 us'"),
     ("exflow_ilp", 4, {"max_constraints": 10}, "more than max_constraints = 10; use affinity_sweep or joint"),
+    ("joint", 4, {"capacity": 1}, "4 devices with room for 1 experts of a layer do not hold 8; they need "
+                                  "room for 2, or use 8 devices"),
+    ("joint", 4, {"capacity_bytes": 10}, "give capacity .experts of a layer per device., or capacity_bytes and expert"),
+    ("joint", 4, {"capacity_bytes": 10, "expert_bytes": [1, 2]}, "expert_bytes must be above 0, one number or one per"),
+    ("joint", 4, {"capacity_bytes": 10e9, "expert_bytes": 4e9}, "a device has 10 GB for experts, but one of every "
+                                                                "layer takes 12 GB"),
+    ("joint", 4, {"distances": np.ones((4, 4))}, "distances must be finite and not negative, and 0 from a device to"),
+    ("joint", 4, {"distances": np.zeros((3, 4))}, "distances has shape .3, 4.; give one number per pair of devices"),
+    ("joint", 4, {"objectives": ("link_bytes",)}, "link_bytes needs the distances between devices; give solve"),
+    ("joint", 4, {"objectives": ("migration",)}, "migration needs the placement to migrate from; give solve"),
+    ("joint", 4, {"objectives": ("migration",), "previous": Placement.from_device_of([[0, 1]], 4)},
+     "previous has .1, 2, 4. layers, experts and devices, the problem has .3, 8, 4.; they must be equal"),
+    ("joint", 4, {"objectives": ("fanuot",)}, "unknown objective 'fanuot'; did you mean 'fanout'"),
+    ("joint", 4, {"objectives": ("fanout",), "pairs": "all"}, "pairs is given beside objectives, which do not read it"),
     ("eplb", 4, {"redundant": 3}, "8 experts and 3 redundant ones do not fill 4 devices evenly"),
     ("eplb", 4, {"groups": 3}, "8 experts do not divide into 3 groups"),
 ])
 def test_wrong_problems_are_named(solver: object, devices: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("?", "[?]")):
         solve(make_trace(), devices, solver, **options)
+
+
+def test_fanout_needs_to_know_what_is_chosen_together() -> None:
+    trace = make_trace()
+    profile = Profile(trace.counts(), trace.n_tokens, trace.transitions)
+    with pytest.raises(PlacementError, match="this profile does not know which experts tokens chose together"):
+        solve(profile, 4, "coactivation")
+
+
+def test_sets_stand_for_the_tokens() -> None:
+    """Few sets: all of them, tokens counted. Many: as many tokens as asked for, drawn evenly from the sorted sets."""
+    trace = RoutingTrace.from_arrays(np.array([[[1, 0]], [[0, 1]], [[2, 3]], [[0, 1]], [[3, 1]]]), 4, 2)
+    members, tokens = chosen_together(trace, 0)
+    assert members.tolist() == [[0, 1], [1, 3], [2, 3]] and tokens.tolist() == [3, 1, 1]
+    members, tokens = chosen_together(trace, 0, most=2)  # tokens 0 to 4 in order of sets: 1.25 and 3.75 are drawn
+    assert members.tolist() == [[0, 1], [1, 3]] and tokens.tolist() == [1, 1]
+
+
+def test_objectives_do_what_they_say() -> None:
+    """Each objective, alone and heavy, is smaller than where it does not count."""
+    trace = make_trace(layers=4, experts=12, top_k=3, tokens=500)
+    previous, ring = solve(trace, 4, "random", seed=9), np.array([[0, 1, 2, 1], [1, 0, 1, 2], [2, 1, 0, 1],
+                                                                              [1, 2, 1, 0]])
+    profile, problem = Profile.of(trace), Problem(12, 4, 2, distances=ring, previous=previous)
+    usual = solve(trace, 4)
+    for spec in ({"name": "transitions", "pairs": "all"}, {"name": "fanout"}, {"name": "fanout", "per": "node"},
+                 {"name": "link_bytes"}, {"name": "migration"}):
+        part = registry.make("objective", spec)
+        answer = solve(trace, 4, objectives=(spec,), balance=0.0, perturbations=100, devices_per_node=2, distances=ring,
+                       previous=previous)
+        values = [part.value(p, profile, problem) for p in (answer, usual)]
+        assert values[0] < values[1], spec
+        assert answer.info["values"][part.label] == pytest.approx(values[0])
+    assert solve(trace, 4, objectives=("migration",), balance=0.0, previous=previous).info["objective"] == 0.0
+
+
+def test_migration_trades_moves_for_crossing() -> None:
+    trace = make_trace(layers=4, experts=12, top_k=1, tokens=500)
+    previous = solve(trace, 4, "random", seed=9)
+    rows = [solve(trace, 4, objectives=("transitions", {"name": "migration", "weight": weight}), previous=previous,
+                  perturbations=200).info["values"] for weight in (0.01, 0.5, 5.0)]
+    moved, crossing = ([row[name] for row in rows] for name in ("moved", "cross_top1"))
+    assert moved == sorted(moved, reverse=True) and crossing == sorted(crossing)
+    assert moved[0] > 0.5 and moved[2] < 0.1
+
+
+def test_room_lets_counts_differ() -> None:
+    """With room for all experts on one device nothing need cross; bytes are another way to say how much room."""
+    trace = make_trace(layers=3, experts=8, top_k=1, tokens=500)
+    free = solve(trace, 4, balance=0.0, capacity=8)
+    assert free.info["objective"] == 0.0 and free.counts().max() == 8 and free.info["capacity"] == 8
+    tight, same = (solve(trace, 4, balance=0.0, **room) for room in (
+        {"capacity": 3}, {"capacity_bytes": 19.9, "expert_bytes": [1, 2, 3]}))
+    assert tight.counts().max() == 3 and np.array_equal(tight.device_of, same.device_of)
+    assert 0 < tight.info["objective"] < solve(trace, 4, balance=0.0).info["objective"]
+    same.check_capacity([1, 2, 3], 19.9)
+
+
+@pytest.mark.parametrize("solver", ["joint", "affinity_sweep", "coactivation"])
+def test_far_more_devices_than_experts(solver: str) -> None:
+    answer = solve(make_trace(layers=4, experts=16, top_k=2), 512, solver, perturbations=20)
+    assert (answer.counts() <= 1).all() and answer.info["seconds"] < 20  # a machine that compiles first, and is busy
 
 
 def test_placement_and_trace_must_fit() -> None:

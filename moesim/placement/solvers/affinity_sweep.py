@@ -13,9 +13,11 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from moesim.placement.objective import Pairs, Problem, Profile, transition_cost
+from moesim.placement.objective import Pairs, Problem, Profile
+from moesim.placement.objectives.transitions import Transitions
 from moesim.placement.placement import Placement
-from moesim.placement.solvers._chain import Chain, assign, descend, search, settle
+from moesim.placement.solvers._chain import Chain, assign
+from moesim.placement.solvers._search import descend, search, settle
 from moesim.registry import part
 
 
@@ -33,12 +35,10 @@ class AffinitySweep:
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* draws the starts and the perturbations."""
-        rng = np.random.default_rng(seed)
-        transitions = profile.transitions(self.pairs)
-        chain = Chain(transitions, profile, problem)
+        rng, crossing = np.random.default_rng(seed), Transitions(pairs=self.pairs)
+        chain = Chain(crossing.costs(profile, problem), profile, problem)
         devices = search(chain, descend(chain, assign, self.restarts, rng), self.perturbations, rng)
         settle(chain, devices, range(chain.n_layers), assign)
-        device_of = chain.device_of(devices)
-        objective = transition_cost(transitions, device_of, problem.distance)
-        return Placement.from_device_of(device_of, problem.n_devices, minimises=f"cross_{self.pairs}",
-                                        objective=objective, status="heuristic")
+        placement = Placement.from_device_of(devices, problem.n_devices)
+        return placement.with_info(minimises=crossing.label, objective=crossing.value(placement, profile, problem),
+                                   status="heuristic")

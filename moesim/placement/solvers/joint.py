@@ -10,37 +10,51 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import numpy as np
 from pydantic import Field
 
-from moesim.placement.objective import Pairs, Problem, Profile, device_load, load_max_over_mean, transition_cost
-from moesim.placement.placement import Placement
-from moesim.placement.solvers._chain import Chain, descend, search, swap
-from moesim.registry import part
+from moesim.placement.costs import total
+from moesim.placement.objective import Pairs, Problem, Profile
+from moesim.placement.objectives.load import Load
+from moesim.placement.objectives.transitions import Transitions
+from moesim.placement.placement import Placement, PlacementError
+from moesim.placement.solvers._chain import Chain, swap
+from moesim.placement.solvers._claims import claims
+from moesim.placement.solvers._search import descend, search
+from moesim.registry import Part, part
 
 
 @part
 class Joint:
-    """Minimise mean transition distance + *balance* x mean over layers of load max/mean, equal expert counts.
+    """Minimise mean transition distance + *balance* x mean over layers of load max/mean, within the capacity.
 
     With balance 0.3, ten percent more on the busiest device is worth three percent of the transitions. Exchanges
     within a layer, swept over the layers until none helps, from *restarts* random starts; then *perturbations*
     of an iterated local search.
+
+    *objectives* (names or mappings, as ``("fanout", {"name": "migration", "weight": 0.1})``) are minimised instead of
+    the transitions, with their weights. For fan-out and load alone ``coactivation`` is faster.
     """
 
     balance: float = Field(default=0.3, ge=0, allow_inf_nan=False)
     pairs: Pairs = "top1"
     restarts: int = Field(default=5, ge=1)
     perturbations: int = Field(default=1200, ge=0)
+    objectives: tuple[Annotated[Any, Part("objective")], ...] = ()
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* draws the starts and the perturbations."""
-        rng = np.random.default_rng(seed)
-        transitions = profile.transitions(self.pairs)
-        chain = Chain(transitions, profile, problem, self.balance)
+        if self.objectives and self.pairs != "top1":
+            raise PlacementError("pairs is given beside objectives, which do not read it; "
+                                 "write {name: transitions, pairs: all} among them")
+        rng, objectives = np.random.default_rng(seed), self.minimised()
+        chain = Chain(total(o.costs(profile, problem) for o in objectives if o.weight), profile, problem)
         devices = search(chain, descend(chain, swap, self.restarts, rng), self.perturbations, rng)
-        placement = Placement.from_device_of(chain.device_of(devices), problem.n_devices)
-        imbalance = load_max_over_mean(device_load(profile.counts, placement.replicas)).mean()
-        crossing = transition_cost(transitions, placement.device_of, problem.distance)
-        return placement.with_info(minimises=f"cross_{self.pairs} + {self.balance} x load_max_over_mean",
-                                   objective=crossing + self.balance * imbalance, status="heuristic")
+        placement = Placement.from_device_of(devices, problem.n_devices)
+        return placement.with_info(**claims(objectives, placement, profile, problem), status="heuristic")
+
+    def minimised(self) -> tuple[Any, ...]:
+        """Return the objectives, load last."""
+        return *(self.objectives or (Transitions(pairs=self.pairs),)), Load(weight=self.balance)
