@@ -138,6 +138,15 @@ def test_numbers_that_placement_must_reach(splits: Any) -> None:
         assert fanout <= 2.22 and load <= 1.20, solver
 
 
+def test_bounds_say_how_much_better_a_placement_could_be(splits: Any) -> None:
+    """Of the independent integer program every gap stayed near 100 %."""
+    for trace, devices, most in (("gptoss", 4, 0.30), ("gptoss", 8, 0.20), ("dsv2", 8, 0.35)):
+        info = solve(splits[trace][0], devices, "affinity_sweep").info
+        assert 0 < info["gap"] < most, (trace, devices, info["gap"])
+    info = solve(splits["gptoss"][0], 4, "coactivation").info
+    assert 0 < info["gap"] < 0.25
+
+
 def test_affinity_does_not_carry_over_to_another_domain(splits: Any) -> None:
     """Fitted on one domain, a placement keeps only part of its gain on the other (linear: 0.87)."""
     trace = mixed(*splits["dsv2"])

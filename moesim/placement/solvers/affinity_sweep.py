@@ -17,6 +17,7 @@ from moesim.placement.objective import Pairs, Problem, Profile
 from moesim.placement.objectives.transitions import Transitions
 from moesim.placement.placement import Placement
 from moesim.placement.solvers._chain import Chain, assign
+from moesim.placement.solvers._claims import claims
 from moesim.placement.solvers._search import descend, search, settle
 from moesim.registry import part
 
@@ -40,5 +41,4 @@ class AffinitySweep:
         devices = search(chain, descend(chain, assign, self.restarts, rng), self.perturbations, rng)
         settle(chain, devices, range(chain.n_layers), assign)
         placement = Placement.from_device_of(devices, problem.n_devices)
-        return placement.with_info(minimises=crossing.label, objective=crossing.value(placement, profile, problem),
-                                   status="heuristic")
+        return placement.with_info(**claims((crossing,), placement, profile, problem))

@@ -47,7 +47,7 @@ class Coactivation:
         chain = Chain(total(o.costs(profile, problem) for o in objectives if o.weight), profile, problem)
         devices = np.stack([self._layer(chain, layer, rng) for layer in range(chain.n_layers)])
         placement = Placement.from_device_of(devices, problem.n_devices)
-        return placement.with_info(**claims(objectives, placement, profile, problem), status="heuristic")
+        return placement.with_info(**claims(objectives, placement, profile, problem))
 
     def _layer(self, chain: Chain, layer: int, rng: np.random.Generator) -> np.ndarray:
         """Return the devices of one layer, [E]."""

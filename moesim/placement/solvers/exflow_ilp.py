@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from moesim.placement.bounds import lower_bound
 from moesim.placement.objective import Pairs, Problem, Profile, transition_cost
+from moesim.placement.objectives.transitions import Transitions
 from moesim.placement.placement import Placement, PlacementError
+from moesim.placement.solvers._claims import gap
 from moesim.placement.solvers.affinity_sweep import AffinitySweep
 from moesim.registry import part
 from moesim.units import Seconds
@@ -29,9 +32,9 @@ class ExflowIlp:
     """Minimise the mean transition distance with PuLP and HiGHS (ExFlow, arXiv 2401.08383; per-token variables
     aggregated to transition counts).
 
-    ``status`` is "optimal" (bound proved, gap 0) or "feasible" (stopped at *time_limit*); ``bound`` and ``gap``
-    are the solver's. The start is affinity_sweep's answer, and the result is never worse than it. At the time
-    limit the answer depends on the speed of the machine. Raises ``PlacementError`` for more than
+    ``status`` is "optimal" (bound proved, gap 0) or "feasible" (stopped at *time_limit*); ``bound`` is the program's
+    or that of bounds.py, whichever is higher. The start is affinity_sweep's answer, and the result is never worse
+    than it. At the time limit the answer depends on the speed of the machine. Raises ``PlacementError`` for more than
     *max_constraints*: beyond about 8 experts x 4 layers no optimum is proved within minutes anyway.
     """
 
@@ -41,7 +44,7 @@ class ExflowIlp:
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* draws the warm start and the solver's own choices."""
-        transitions = profile.transitions(self.pairs)
+        transitions, crossing = profile.transitions(self.pairs), Transitions(pairs=self.pairs)
         need = int((transitions > 0).sum()) * sum(int(group_of.max()) + 1 for group_of, _ in problem.levels)
         if need > self.max_constraints:
             raise PlacementError(f"the integer program needs {need} constraints, {need - self.max_constraints} more "
@@ -54,11 +57,11 @@ class ExflowIlp:
         else:
             outcome = _Model(transitions, problem, canonical(start, problem)).solve(self.time_limit, seed)
         objective = transition_cost(transitions, outcome.device_of, problem.distance)
-        bound = objective if outcome.proved else outcome.bound / int(transitions.sum())
-        gap = (objective - bound) / objective if objective else 0.0
+        relaxed = 0.0 if outcome.proved else lower_bound(crossing.costs(profile, problem), profile, problem)
+        bound = objective if outcome.proved else max(outcome.bound / int(transitions.sum()), relaxed)
         status = "optimal" if outcome.proved else "feasible"
         return Placement.from_device_of(outcome.device_of, problem.n_devices, minimises=f"cross_{self.pairs}",
-                                        objective=objective, status=status, bound=bound, gap=gap,
+                                        objective=objective, status=status, **gap(objective, bound),
                                         warm_start_objective=before, constraints=outcome.constraints)
 
 

@@ -35,7 +35,8 @@ class Joint:
     of an iterated local search.
 
     *objectives* (names or mappings, as ``("fanout", {"name": "migration", "weight": 0.1})``) are minimised instead of
-    the transitions, with their weights. For fan-out and load alone ``coactivation`` is faster.
+    the transitions, with their weights. For fan-out and load alone ``coactivation`` is faster. *bound_rounds* is the
+    effort for the lower bound (bounds.py); left out, what takes seconds at most.
     """
 
     balance: float = Field(default=0.3, ge=0, allow_inf_nan=False)
@@ -43,6 +44,7 @@ class Joint:
     restarts: int = Field(default=5, ge=1)
     perturbations: int = Field(default=1200, ge=0)
     objectives: tuple[Annotated[Any, Part("objective")], ...] = ()
+    bound_rounds: int | None = Field(default=None, ge=0)
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* draws the starts and the perturbations."""
@@ -53,7 +55,7 @@ class Joint:
         chain = Chain(total(o.costs(profile, problem) for o in objectives if o.weight), profile, problem)
         devices = search(chain, descend(chain, swap, self.restarts, rng), self.perturbations, rng)
         placement = Placement.from_device_of(devices, problem.n_devices)
-        return placement.with_info(**claims(objectives, placement, profile, problem), status="heuristic")
+        return placement.with_info(**claims(objectives, placement, profile, problem, self.bound_rounds))
 
     def minimised(self) -> tuple[Any, ...]:
         """Return the objectives, load last."""
