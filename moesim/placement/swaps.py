@@ -99,7 +99,8 @@ def _best_partner(a: int, tables: tuple[np.ndarray, np.ndarray, np.ndarray, np.n
         if change < best:
             partner, best = b, change
     for q in range(n_devices if n_experts < capacity * n_devices else 0):
-        if held[q] < capacity and p != q:
+        bar = best + relief if p == worst or q == worst else best
+        if held[q] < capacity and p != q and going[a, q] < bar:
             change = going[a, q] + (_highest(sums, (p, q, worst), second, (load[a], 0.0)) - sums[worst])
             if change < best:
                 partner, best = n_experts + q, change
