@@ -11,7 +11,7 @@ demo: $(VENV)/.core
 	$(BIN)/moesim demo --out out/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest -m ""
