@@ -121,17 +121,23 @@ def seconds(steps: Iterable[Step], constants: list[Transfer], latency_s: list[fl
         for d, (c, latency) in enumerate(zip(constants, latency_s, strict=True)):
             x, before = step.repeat * step.x[d], carried[d].copy()
             carried[d] += x
-            each = latency * step.latencies + c.message * of_domain(step.issued, d)
-            moving = x + np.sqrt(c.ramp * carried[d]) - np.sqrt(c.ramp * before)
-            if c.eager is not None:
-                longest = of_domain(step.longest, d)
-                short = longest <= c.eager.limit
-                quick = np.maximum(step.repeat * longest / c.eager.rate, x)
-                moving = np.where(short, quick, c.eager.delay + moving)
-            time_s = np.where(before > 0, 0.0, c.startup) + step.repeat * each + moving
-            domains.append(np.where(x > 0, time_s, 0.0))
+            wait = waiting(c, (before, x), step.repeat, of_domain(step.issued, d), of_domain(step.longest, d))
+            domains.append(np.where(x > 0, wait + x + step.repeat * latency * step.latencies, 0.0))
         total = total + step.copied_s + np.maximum.reduce(domains)
     return np.asarray(total)
+
+
+def waiting(c: Transfer, busy_s: tuple[Any, Any], repeat: int, issued: Any, longest: Any) -> Any:
+    """Return the seconds that a step takes in a domain beside moving bytes at full rate and latency.
+
+    *busy_s*: of the busiest link in this launch before the step, and in it; other arguments as in ``Step``.
+    """
+    before, x = busy_s
+    extra = np.sqrt(c.ramp * (before + x)) - np.sqrt(c.ramp * before)
+    if c.eager is not None:
+        quick = np.maximum(repeat * longest / c.eager.rate - x, 0.0)
+        extra = np.where(longest <= c.eager.limit, quick, c.eager.delay + extra)
+    return np.where(before > 0, 0.0, c.startup) + repeat * c.message * issued + extra
 
 
 def of_domain(value: np.ndarray | float, domain: int) -> Any:

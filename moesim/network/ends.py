@@ -62,12 +62,8 @@ class Ends:
     @cached_property
     def stranded(self) -> np.ndarray:
         """Which flows have no living path, bool [flows]."""
-        if self.alive is None or self.alive.all():
-            return np.zeros(len(self), bool)
-        flow, path = every(self.widths.prod(axis=1))
-        links = self.links(flow, path)
-        living = (self.alive[links] | (links < 0)).all(axis=1)
-        return np.bincount(flow, living, len(self)) == 0
+        found = self._found_alive
+        return np.zeros(len(self), bool) if found is None else np.logical_not(found.any(axis=1))
 
     @cached_property
     def n_paths(self) -> np.ndarray:
@@ -76,7 +72,17 @@ class Ends:
 
     @cached_property
     def _living(self) -> np.ndarray | None:
-        """Which paths are alive, bool [flows, paths], or None if all are."""
+        """Which paths count, bool [flows, paths], or None: all. Those that are alive; of a stranded flow all."""
+        found = self._found_alive
+        if found is None:
+            return None
+        living = found.copy()
+        living[self.stranded] = np.arange(found.shape[1]) < self.widths.prod(axis=1)[self.stranded, None]
+        return living
+
+    @cached_property
+    def _found_alive(self) -> np.ndarray | None:
+        """Which paths are alive, bool [flows, paths], or None if no link is dead."""
         if self.alive is None or self.alive.all():
             return None
         n_paths = self.widths.prod(axis=1)
@@ -84,8 +90,6 @@ class Ends:
         links = self.links(flow, path)
         living = np.zeros((len(self), int(n_paths.max(initial=0))), bool)
         living[flow, path] = (self.alive[links] | (links < 0)).all(axis=1)
-        lost = ~living.any(axis=1)
-        living[lost] = np.arange(living.shape[1]) < n_paths[lost, None]
         return living
 
     def nth(self, flow: np.ndarray, rank: np.ndarray) -> np.ndarray:

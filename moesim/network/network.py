@@ -175,7 +175,8 @@ class Network(Wiring):
     def reduce(self, size: np.ndarray, width: int, operation: str = "all_reduce") -> Collective:
         """Cost an *operation* (of ``HALVES``) in groups of *width* devices by ``reduction``; *size* as ``all_reduce``.
 
-        An all-gather here has equal parts; ``all_gather`` takes uneven ones.
+        An all-gather here has equal parts; ``all_gather`` takes uneven ones. Where halves of the reduction are none of
+        these (``nvls``, ``tree``), they go around hierarchical rings, as libraries do.
         """
         size, name = np.asarray(size, dtype=np.float64), operation
         rounds = self._rounds(width, name, HALVES[operation])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from moesim.network.ends import Choice, Ends, every
+from moesim.network.ends import Choice, Ends
 
 
 class Pieces(NamedTuple):
@@ -88,5 +88,3 @@ def kept(pieces: Pieces, which: np.ndarray) -> Pieces:
     after = np.where(pieces.after < 0, -1, place[pieces.after])[which]
     return Pieces(pieces.flow[which], pieces.share[which], pieces.usage[which], pieces.weight[which], after)
 
-
-__all__ = ["Pieces", "ends_of", "every", "joined", "kept", "pieces_of", "pinned", "spread"]

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from moesim import registry
+from moesim.network.collective import waiting
 from moesim.network.epochs import Journey, Way
 from moesim.network.faults import Faults
 from moesim.network.fluid_memo import Memo
@@ -145,10 +146,5 @@ def waits_s(network: Network, act: Act, busy_s: np.ndarray, name: str, carried: 
         x, before = act.repeat * float(domain.max()), float(carried[d])
         carried[d] += x
         issued = int(np.bincount(act.src[mine]).max()) if act.messages is None else act.messages
-        moving = np.sqrt(constants.ramp * carried[d]) - np.sqrt(constants.ramp * before)
-        if constants.eager is not None:
-            short = act.size[mine].max() <= constants.eager.limit
-            moving = max(act.size[mine].max() / constants.eager.rate * act.repeat - x, 0.0) if short else (
-                constants.eager.delay + moving)
-        wait[mine] = (0.0 if before > 0 else constants.startup) + act.repeat * issued * constants.message + moving
+        wait[mine] = waiting(constants, (before, x), act.repeat, issued, float(act.size[mine].max()))
     return wait
