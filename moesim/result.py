@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from moesim import metrics
+from moesim import metrics, whole
 
 # What a saved result consists of; `moesim plot` draws figures beside it.
 _FILES = {"requests.parquet", "steps.parquet", "spans.parquet", "links.parquet", "memory.parquet", "summary.json",
@@ -54,16 +52,9 @@ class Result:
         The folder appears complete or not at all; one that holds a saved result and nothing else is replaced. Raises
         ``FileExistsError`` otherwise.
         """
-        folder = check_folder(folder).resolve()  # what a link points to, not the link
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            new = Path(scratch) / "new"
-            new.mkdir()
+        with whole.folder(folder, _FILES, "moesim.Result") as new:
             self._write(new)
-            if folder.exists():
-                shutil.move(folder, Path(scratch) / "old")
-            shutil.move(new, folder)
-        return folder
+        return Path(folder).resolve()
 
     def _write(self, folder: Path) -> None:
         for field in fields(self):
@@ -80,14 +71,7 @@ class Result:
 
 def check_folder(folder: str | Path) -> Path:
     """Return *folder* if a result may be saved there. Raises ``FileExistsError`` if it is a file or holds others."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; choose a folder")
-    foreign = sorted({path.name for path in folder.iterdir()} - _FILES) if folder.exists() else []
-    if foreign:
-        raise FileExistsError(f"{folder} holds files that no result wrote ({', '.join(foreign[:3])}); choose another "
-                              f"folder, or move them away")
-    return folder
+    return whole.checked(folder, _FILES, "moesim.Result")
 
 
 def timeline(spans: pd.DataFrame) -> dict[str, Any]:

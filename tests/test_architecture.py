@@ -31,7 +31,7 @@ FLOORS = [
     {"attention"},
     {"layers"},
     {"config"},
-    {"document", "registry", "torch_file", "units"},
+    {"document", "registry", "torch_file", "units", "whole"},
 ]
 ROOMS = {  # heavy tools and the only packages that may import them
     "simpy": {"sim"},

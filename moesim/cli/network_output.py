@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 import moesim
+from moesim import whole
 from moesim.network import report
 
 FILES = {"balancings.parquet", "flows.parquet", "links.parquet", "fabric.png", "settings.json"}
@@ -19,12 +18,7 @@ INSIDE = ("scale_up_out", "scale_up_in")  # links inside nodes
 
 def check(folder: Path) -> None:
     """Raise ``FileExistsError`` if *folder* is a file or holds what no `moesim network` wrote."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; choose a folder")
-    foreign = sorted({path.name for path in folder.iterdir()} - FILES) if folder.exists() else []
-    if foreign:
-        raise FileExistsError(f"{folder} holds files that moesim network did not write ({', '.join(foreign[:3])}); "
-                              f"choose another folder, or move them away")
+    whole.checked(folder, FILES, "moesim network")
 
 
 def settings(how: report.How) -> dict[str, Any]:
@@ -37,20 +31,13 @@ def save(folder: Path, found: report.Report, about: dict[str, Any]) -> None:
     """Write tables, a figure of the first balancing and what is *about* them; *folder* appears complete, or not."""
     from moesim import plots
 
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
+    with whole.folder(folder, FILES, "moesim network") as new:
         for name, table in (("balancings", found.table), ("flows", found.flows), ("links", found.links)):
             table.to_parquet(new / f"{name}.parquet", index=False)
         first = found.links[found.links["balancing"] == found.table["balancing"].iloc[0]]
         plots.save(plots.draw("fabric", _drawn(first)).figure, new / "fabric.png")
         text = json.dumps({"moesim": moesim.__version__, **about}, indent=1)
         (new / "settings.json").write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.move(folder, Path(scratch) / "old")
-        shutil.move(new, folder)
 
 
 def _drawn(links: pd.DataFrame) -> pd.DataFrame:

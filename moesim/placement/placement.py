@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moesim import units
+from moesim import units, whole
 
 VERSION = 1
 
@@ -139,12 +138,9 @@ class Placement:
 
     def save(self, path: str | Path) -> None:
         """Write the placement as JSON: ``devices[layer][expert]`` is a device, or a list of them if replicated."""
-        path = Path(path)
         rows = [[_short(np.flatnonzero(expert).tolist()) for expert in layer] for layer in self.replicas]
         content = {"moesim_placement": VERSION, "n_devices": self.n_devices, "info": self.info, "devices": rows}
-        part = path.with_name(path.name + ".part")  # a reader never sees half a file
-        part.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        whole.file(Path(path), (json.dumps(content) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Placement:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moesim import torch_file
+from moesim import torch_file, whole
 from moesim.placement.placement import PlacementError
 
 
@@ -20,12 +19,9 @@ def save(path: str | Path, content: bytes, suffixes: tuple[str, ...]) -> None:
     path = Path(path)
     if path.suffix not in suffixes:
         raise PlacementError(f"{path}: the name of this format's files ends in {' or '.join(suffixes)}; rename it")
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(content)
-        os.replace(part, path)
+        whole.file(path, content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise PlacementError(f"{path}: cannot be written ({error.strerror or error}); choose another file") from None
 
 
