@@ -135,8 +135,8 @@ def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("five years of work")
     with pytest.raises(FileExistsError) as caught:
         result().save(tmp_path)
-    assert str(caught.value) == (f"{tmp_path} holds files that moesim.Result did not write (thesis.tex); choose another "
-                                 "folder, or move them away")
+    assert str(caught.value) == (f"{tmp_path} holds files that moesim.Result did not write (thesis.tex); choose "
+                                 "another folder, or move them away")
     assert [f.read_text() for f in tmp_path.iterdir()] == ["five years of work"]
     run = result().save(tmp_path / "run")
     (run / "notes.txt").write_text("what I learnt")
