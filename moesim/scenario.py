@@ -106,7 +106,7 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        checks = (_model, _parallelism, _exchange, _sharing, _lengths)
+        checks = (_parallelism, _exchange, _sharing, _lengths)
         facts = [fact for check in checks for fact in check(self)] or list(_memory(self))
         if facts:
             raise config.facts_error("Scenario", facts)
@@ -154,12 +154,6 @@ def _sharing(scenario: Scenario) -> Iterable[Fact]:
         for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None)):
             if used:
                 yield name, "needs detail: events (with steps, every collective has its links to itself); set that too"
-
-
-def _model(scenario: Scenario) -> Iterable[Fact]:
-    if len(set(scenario.model.experts_per_layer.tolist())) > 1:
-        yield "model.moe.experts", ("layers with different numbers of experts cannot be simulated yet (a placement has "
-                                    "one number for all layers); give one number")
 
 
 def _lengths(scenario: Scenario) -> Iterable[Fact]:

@@ -27,6 +27,7 @@ from moesim.trace_checks import (
     PREFILL,
     UNKNOWN,
     TraceError,
+    check_sizes,
     checked_experts,
     checked_meta,
     checked_probs,
@@ -44,7 +45,8 @@ class RoutingTrace:
              1 decode), token_id (-1 unknown), domain; rows of a request are in token order
     experts  uint16 [T, L, M], within a layer by descending probability; the first ``top_k`` were used
     probs    float16 [T, L, M] or None: what the gate gave, before any renormalisation unless meta says so
-    meta     model, revision, origin, licence, synthetic, ... (JSON values)
+    meta     model, revision, origin, licence, synthetic, ... (JSON values); ``experts_per_layer`` if layers differ:
+             ``n_experts`` is that of the largest then
 
     Arrays are read-only. Raises ``TraceError`` with token row, layer, fact and remedy.
     """
@@ -66,6 +68,8 @@ class RoutingTrace:
         facts = {"n_layers": self.n_layers, "n_experts": self.n_experts, "top_k": self.top_k,
                  "n_ranked": self.n_ranked}
         store(self, "meta", checked_meta(self.meta, facts))
+        if "experts_per_layer" in self.meta:
+            check_sizes(self.experts, self.sizes)
 
     @classmethod
     def from_arrays(cls, experts: Any, n_experts: int, top_k: int, request: Any = None, position: Any = None,
@@ -100,6 +104,11 @@ class RoutingTrace:
     def n_layers(self) -> int:
         """Return L, the number of MoE layers."""
         return self.experts.shape[1]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Return the experts of each layer, int64 [L]."""
+        return np.array(self.meta.get("experts_per_layer") or [self.n_experts] * self.n_layers, dtype=np.int64)
 
     @property
     def n_ranked(self) -> int:

@@ -52,6 +52,16 @@ def checked_experts(experts: Any, n_experts: int, top_k: int) -> np.ndarray:
     return experts
 
 
+def check_sizes(experts: np.ndarray, sizes: np.ndarray) -> None:
+    """Raise ``TraceError`` if a layer of *experts* [T, L, M] names an expert beyond its *sizes* [L]."""
+    bad = np.flatnonzero(experts.max(axis=(0, 2)) >= sizes)
+    if len(bad):
+        layer = int(bad[0])
+        row = int((experts[:, layer] >= sizes[layer]).any(axis=1).argmax())
+        raise TraceError(f"token row {row}, layer {layer}: expert {experts[row, layer].max()}, but experts_per_layer "
+                         f"says that this layer has {sizes[layer]}; correct the list")
+
+
 def _shaped(experts: Any, n_experts: int, top_k: int) -> np.ndarray:
     experts = np.asarray(experts)
     if experts.ndim != 3 or 0 in experts.shape:
@@ -173,6 +183,11 @@ def checked_meta(meta: dict[str, Any], facts: dict[str, int]) -> dict[str, Any]:
     indices = meta.get("moe_layer_indices")
     if indices is not None and len(indices) != facts["n_layers"]:
         raise TraceError(f"meta names {len(indices)} moe_layer_indices but the trace has {facts['n_layers']} layers")
+    sizes = meta.get("experts_per_layer")
+    if sizes is not None and (len(sizes) != facts["n_layers"] or any(type(size) is not int for size in sizes)
+                              or max(sizes) != facts["n_experts"] or min(sizes) < 1):
+        raise TraceError(f"meta says experts_per_layer = {sizes}; give one number above 0 for each of "
+                         f"{facts['n_layers']} layers, the largest n_experts = {facts['n_experts']}, or leave it out")
     full = {"version": VERSION} | dict.fromkeys(DESCRIPTIVE) | {"synthetic": False} | meta | facts
     try:
         return json.loads(json.dumps(full, allow_nan=False))  # what a file would give back

@@ -20,18 +20,19 @@ from moesim.trace_file import is_trace_file, read_column, read_meta, scan
 def load_imbalance(trace: RoutingTrace) -> np.ndarray:
     """Return tokens of the busiest expert / mean over experts, [L]; 1 is balanced, E/K the worst possible."""
     counts = trace.counts()
-    return counts.max(axis=1) / counts.mean(axis=1)
+    return counts.max(axis=1) / (counts.sum(axis=1) / trace.sizes)
 
 
 def load_variation(trace: RoutingTrace) -> np.ndarray:
     """Return the standard deviation of the tokens per expert / their mean, [L]."""
-    counts = trace.counts()
-    return counts.std(axis=1) / counts.mean(axis=1)
+    rows = [row[:size] for row, size in zip(trace.counts(), trace.sizes, strict=True)]
+    return np.array([row.std() / row.mean() for row in rows])
 
 
 def normalised_entropy(trace: RoutingTrace) -> np.ndarray:
     """Return the entropy of the experts' share of the load / ln E, [L]; 1 is balanced."""
-    return _entropy(trace.counts()) / np.log(trace.n_experts) if trace.n_experts > 1 else np.zeros(trace.n_layers)
+    most = np.log(trace.sizes)
+    return np.divide(_entropy(trace.counts()), most, out=np.zeros(trace.n_layers), where=most > 0)
 
 
 def zipf_slope(trace: RoutingTrace) -> np.ndarray:

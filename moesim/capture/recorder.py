@@ -185,8 +185,10 @@ class Recorder:
             "synthetic": False,
         }
         experts, probs = np.concatenate(self._experts)[order], np.concatenate(self._probs)[order]
-        n_experts = max(site.n_experts for site in self.sites)
-        return RoutingTrace(tokens.iloc[order], experts, probs, n_experts, self.sites[0].top_k, facts | meta)
+        sizes = [site.n_experts for site in self.sites]
+        if len(set(sizes)) > 1:
+            facts["experts_per_layer"] = sizes
+        return RoutingTrace(tokens.iloc[order], experts, probs, max(sizes), self.sites[0].top_k, facts | meta)
 
     def _domains(self, domain: str | Sequence[str] | None) -> np.ndarray:
         labels = [domain or "unknown"] * self.n_requests if domain is None or isinstance(domain, str) else list(domain)

@@ -68,11 +68,12 @@ def _capacity(profile: Profile, machine: dict[str, Any], options: dict[str, Any]
     room, one = options.pop("capacity_bytes"), np.asarray(options.pop("expert_bytes"), dtype=np.float64)
     if one.ndim > 1 or one.size not in (1, profile.n_layers) or not (one > 0).all():
         raise PlacementError(f"expert_bytes must be above 0, one number or one per layer ({profile.n_layers})")
-    each = float(np.broadcast_to(one, profile.n_layers).sum())  # one expert of every layer
-    if room < each:
+    numbers = np.arange(1, profile.n_experts + 1)[:, None]  # of experts of a layer on a device
+    needed = np.minimum(numbers, profile.sizes) @ np.broadcast_to(one, profile.n_layers)
+    if room < needed[0]:
         raise CapacityError(f"a device has {units.pretty(room, 'byte', 4)} for experts, but one of every layer takes "
-                            f"{units.pretty(each, 'byte', 4)}; use a smaller dtype, or offload experts")
-    return int(room // each)
+                            f"{units.pretty(needed[0], 'byte', 4)}; use a smaller dtype, or offload experts")
+    return int((needed <= room).sum())
 
 
 def _part(solver: Any, options: dict[str, Any]) -> Any:

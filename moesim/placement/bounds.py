@@ -44,6 +44,7 @@ def lower_bound(costs: Costs, profile: Profile, problem: Problem, rounds: int | 
     found = 0.0
     if costs.table is not None:
         found += float(costs.table.min(axis=2).sum())
+    rooms = problem.rooms(profile.sizes)
     if costs.loads is not None:  # the busiest device has the mean at least, and one expert at least
         found += float(np.maximum(costs.loads.sum(axis=1) / problem.n_devices, costs.loads.max(axis=1)).sum())
     for flow in costs.flows:
@@ -52,40 +53,46 @@ def lower_bound(costs: Costs, profile: Profile, problem: Problem, rounds: int | 
             apart = flow.distance[~np.eye(problem.n_devices, dtype=bool)]
             levels = [(np.arange(problem.n_devices), float(apart.min()) if len(apart) else 0.0)]
         for group_of, weight in levels:
-            limit = _affordable(rounds, 2, len(flow.share) * len(levels), problem)
-            found += weight * sum(_crossing(share, group_of, problem, limit) for share in flow.share)
+            limit = _affordable(rounds, 2, len(flow.share) * len(levels), problem.n_devices * int(rooms.max()))
+            for layer, share in enumerate(flow.share):
+                two = slice(layer, layer + 2)  # the larger room and size for both: no placement is lost
+                n = int(profile.sizes[two].max())
+                slots = problem.n_devices * int(rooms[two].max())
+                found += weight * _crossing(share[:n, :n], group_of, slots, limit)
     for spread in costs.spread:
-        limit = _affordable(rounds, 1, profile.n_layers * len(costs.spread), problem)
-        found += spread.price / profile.n_layers * sum(
-            _groups_met(*sets, spread.group_of, problem, limit) for sets in profile.sets)
+        limit = _affordable(rounds, 1, profile.n_layers * len(costs.spread), problem.n_devices * int(rooms.max()))
+        for sets, size, room in zip(profile.sets, profile.sizes.tolist(), rooms.tolist(), strict=True):
+            slots = problem.n_devices * room
+            found += spread.price / profile.n_layers * _groups_met(*sets, spread.group_of, (size, slots), limit)
     return max(math.floor((found - 10.0**-DIGITS / 2) * 10**DIGITS) / 10**DIGITS, 0.0)
 
 
-def _affordable(rounds: int | None, layers: int, times: int, problem: Problem) -> int:
+def _affordable(rounds: int | None, layers: int, times: int, slots: int) -> int:
     """Return *rounds* if they are given, else as many as there is time for, or 0 if that is hardly any."""
     if rounds is not None:
         return rounds
-    side = layers * problem.n_devices * problem.capacity
+    side = layers * slots
     most = int(WORK / (max(times, 1) * side**3))
     return min(ROUNDS, most) if 2 * most >= ROUNDS else 0
 
 
-def _crossing(share: np.ndarray, group_of: np.ndarray, problem: Problem, rounds: int) -> float:
+def _crossing(share: np.ndarray, group_of: np.ndarray, slots: int, rounds: int) -> float:
     """Return how much of the flow *share* [E, E] between two layers must leave its group."""
     n_groups = int(group_of.max()) + 1
-    return float(share.sum()) - kept_at_most(share, n_groups, problem.n_devices * problem.capacity // n_groups,
-                                             rounds, layers=2)
+    return float(share.sum()) - kept_at_most(share, n_groups, slots // n_groups, rounds, layers=2)
 
 
-def _groups_met(members: np.ndarray, tokens: np.ndarray, group_of: np.ndarray, problem: Problem, rounds: int) -> float:
-    """Return how many groups the tokens of a layer are in at least, on average.
+def _groups_met(members: np.ndarray, tokens: np.ndarray, group_of: np.ndarray, sizes: tuple[int, int],
+                rounds: int) -> float:
+    """Return how many groups the tokens of a layer of so many experts and slots (*sizes*) are in at least, on average.
 
     A token in g groups has at least as many pairs of its K experts together as an even split of K into g gives; that
     least number is convex in g, so by Jensen the mean of g is at least what the mean number of pairs allows.
     """
     n_groups, top_k = int(group_of.max()) + 1, members.shape[1]
-    size = problem.n_devices * problem.capacity // n_groups
-    together = np.zeros((problem.n_experts, problem.n_experts))
+    n_experts, slots = sizes
+    size = slots // n_groups
+    together = np.zeros((n_experts, n_experts))
     for i in range(top_k):
         for j in range(top_k):
             if i != j:

@@ -49,10 +49,15 @@ def evaluate_layers(placement: Placement, trace: RoutingTrace, devices_per_node:
 
 def check_fit(placement: Placement, trace: RoutingTrace) -> None:
     """Raise ``PlacementError`` unless *placement* and *trace* have the same layers and experts."""
-    ours, theirs = (placement.n_layers, placement.n_experts), (trace.n_layers, trace.n_experts)
+    ours, theirs = placement.sizes.tolist(), trace.sizes.tolist()
     if ours != theirs:
-        raise PlacementError(f"the placement has {ours[0]} layers of {ours[1]} experts but the trace has {theirs[0]} "
-                             f"of {theirs[1]}; use a placement that was made for this model")
+        raise PlacementError(f"the placement has {_layers(ours)} but the trace has {_layers(theirs)}; use a placement "
+                             f"that was made for this model")
+
+
+def _layers(sizes: list[int]) -> str:
+    experts = str(sizes[0]) if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)} ({sizes})"
+    return f"{len(sizes)} layers of {experts} experts"
 
 
 def _route(placement: Placement, trace: RoutingTrace, group_of: np.ndarray) -> np.ndarray:

@@ -74,16 +74,18 @@ def route_numpy(experts: np.ndarray, top_k: int, replicas: np.ndarray, first: np
 
 @njit(cache=True, nogil=True)
 def add_by_device(flows: np.ndarray, device: np.ndarray, sums: np.ndarray) -> None:
-    """Add to *sums* [E, D] the columns of *flows* [E, E] by the *device* [E] of the column's expert."""
-    n_experts = len(device)
-    for e in range(n_experts):
-        for f in range(n_experts):
+    """Add to *sums* [E, D] the columns of *flows* by the *device* [F] of the column's expert.
+
+    *flows* has E rows and F columns, or more: layers may have different numbers of experts.
+    """
+    for e in range(len(sums)):
+        for f in range(len(device)):
             sums[e, device[f]] += flows[e, f]
 
 
 def add_by_device_numpy(flows: np.ndarray, device: np.ndarray, sums: np.ndarray) -> None:
     """Do the same with array operations only."""
-    sums += flows @ np.eye(sums.shape[1])[device]
+    sums += flows[:len(sums), :len(device)] @ np.eye(sums.shape[1])[device]
 
 
 @njit(cache=True, nogil=True)

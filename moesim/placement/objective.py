@@ -1,6 +1,6 @@
 """What solvers know and what they minimise: a profile, a problem and the costs of a placement.
 
-Letters: L MoE layers, E experts, D devices.
+Letters: L MoE layers, E experts (of the largest layer), D devices.
 """
 
 from __future__ import annotations
@@ -36,17 +36,25 @@ class Profile:
                       choices (True) or of all pairs of chosen experts (False); called once each, when needed
     count_sets        the function that returns what the tokens of a layer chose together: the distinct sets,
                       int32 [N, K], and the tokens of each, float64 [N]; without it nothing is known of spread
+    sizes             experts of each layer, int64 [L]; left out, all have E
     """
 
     counts: np.ndarray
     n_tokens: int
     count_transitions: Callable[[bool], np.ndarray]
     count_sets: Callable[[int], Sets] | None = None
+    sizes: np.ndarray = None  # type: ignore[assignment]  # always an array once constructed
+
+    def __post_init__(self) -> None:
+        n_layers, n_experts = self.counts.shape
+        sizes = np.full(n_layers, n_experts) if self.sizes is None else np.asarray(self.sizes, dtype=np.int64)
+        object.__setattr__(self, "sizes", sizes)
 
     @classmethod
     def of(cls, trace: RoutingTrace) -> Profile:
         """Return the profile of *trace*."""
-        return cls(trace.counts(), trace.n_tokens, trace.transitions, lambda layer: chosen_together(trace, layer))
+        return cls(trace.counts(), trace.n_tokens, trace.transitions, lambda layer: chosen_together(trace, layer),
+                   trace.sizes)
 
     @property
     def n_layers(self) -> int:
@@ -55,7 +63,7 @@ class Profile:
 
     @property
     def n_experts(self) -> int:
-        """Return E."""
+        """Return E, the experts of the largest layer."""
         return self.counts.shape[1]
 
     @cached_property
@@ -96,11 +104,12 @@ def chosen_together(trace: RoutingTrace, layer: int, most: int = MOST_SETS) -> S
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """Say where experts may go: D devices, each with room for ``capacity`` experts of every layer.
+    """Say where experts may go: D devices, each with room for ``capacity`` experts of every layer (see ``rooms``).
 
     devices_per_node  devices are numbered node by node; a transition between devices of a node costs
                       1 / ``inter_node_weight`` of one between nodes
-    capacity          0 stands for E/D, rounded up: equal counts. With more, solvers may leave counts uneven
+    capacity          0 stands for equal counts: a layer's experts / D, rounded up. With more, solvers may leave
+                      counts uneven
     distances         what a token pays from device (row) to device (column), [D, D], for ``link_bytes``
     previous          the placement to migrate from, for ``migration``
 
@@ -130,9 +139,13 @@ class Problem:
             raise CapacityError(f"{self.n_devices} devices with room for {self.capacity} experts of a layer do not "
                                 f"hold {self.n_experts}; they need room for {even}, or use "
                                 f"{-(-self.n_experts // max(self.capacity, 1))} devices")
-        object.__setattr__(self, "capacity", min(self.capacity or even, self.n_experts))
         if self.distances is not None:
             object.__setattr__(self, "distances", _checked_distances(self.distances, self.n_devices))
+
+    def rooms(self, sizes: np.ndarray) -> np.ndarray:
+        """Return how many experts of each layer, which has so many, a device may hold: int64 [L]."""
+        even = -(-np.asarray(sizes) // self.n_devices)
+        return np.minimum(self.capacity, sizes) if self.capacity else even
 
     @property
     def n_nodes(self) -> int:
@@ -184,7 +197,7 @@ def transition_cost(transitions: np.ndarray, device_of: np.ndarray, distance: np
 
 def device_load(counts: np.ndarray, replicas: np.ndarray) -> np.ndarray:
     """Return the tokens per device, float64 [L, D]: an expert's tokens *counts* [L, E] split over *replicas* evenly."""
-    share = counts / replicas.sum(axis=2)
+    share = counts / np.maximum(replicas.sum(axis=2), 1)  # smaller layers have fewer experts
     return np.einsum("le,led->ld", share, replicas)
 
 

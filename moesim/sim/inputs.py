@@ -74,7 +74,8 @@ def read(scenario: Scenario) -> RoutingTrace:
     except ValueError as error:
         raise scenario.error("trace", str(error)) from None
     for what, traced, simulated in (("MoE layers", trace.n_layers, model.n_moe_layers),
-                                    ("experts", trace.n_experts, model.n_experts), ("top_k", trace.top_k, model.top_k)):
+                                    ("experts", _in_words(trace.sizes), _in_words(model.experts_per_layer)),
+                                    ("top_k", trace.top_k, model.top_k)):
         if traced != simulated:
             raise scenario.error("trace", f"the trace has {traced} {what}, model {model.name} has {simulated}; "
                                           f"choose the model that was traced (widths may differ: trace.scaled)")
@@ -83,6 +84,11 @@ def read(scenario: Scenario) -> RoutingTrace:
         raise scenario.error("trace", f"the trace was taken from {traced_model!r}, the model is {model.name!r}; "
                                       f"set trace.scaled: true to put its routing on this model's sizes")
     return trace
+
+
+def _in_words(sizes: np.ndarray) -> str:
+    """Return the experts of a layer, or of each if they differ."""
+    return str(sizes[0]) if (sizes == sizes[0]).all() else str(sizes.tolist())
 
 
 def _by_request(trace: RoutingTrace) -> RoutingTrace:
@@ -103,9 +109,10 @@ def _placement(scenario: Scenario, profile: RoutingTrace) -> Placement:
                                       devices_per_node=nodes)
     except ValueError as error:
         raise scenario.error("placement", str(error)) from None
-    shape, wanted = placement.replicas.shape, (model.n_moe_layers, model.n_experts, machine.n_devices)
-    if shape != wanted:
-        raise scenario.error("placement.path", f"the placement is for {shape} layers, experts and devices; "
+    found, wanted = ((len(sizes), _in_words(sizes), n) for sizes, n in (
+        (placement.sizes, placement.n_devices), (model.experts_per_layer, machine.n_devices)))
+    if found != wanted:
+        raise scenario.error("placement.path", f"the placement is for {found} layers, experts and devices; "
                                                f"the scenario has {wanted}; solve it again for this machine")
     return placement
 

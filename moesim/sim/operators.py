@@ -6,6 +6,7 @@ Arrays of tokens may have any shape; seconds come back in the same shape. No tok
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ class Operators:
     """The operators of *scenario*'s model on one device of a tensor-parallel group.
 
     By number of tokens: ``projections`` (one attention block without attention itself), ``dense`` (feed-forward of a
-    layer without experts) and ``gate``, each with its norm and residual addition; ``shared`` (shared experts, whole on
-    every device) and ``head`` (output head).
+    layer without experts) and ``gate`` (whose cost depends on the layer's experts), each with its norm and residual
+    addition; ``shared`` (shared experts, whole on every device) and ``head`` (output head).
     """
 
     def __init__(self, scenario: Scenario):
@@ -65,7 +66,8 @@ class Operators:
                                           (model.head_gemm(tp),))
         self.projections = ByCount(lambda m: self._norm(m) + self._through(attention, m))
         self.dense = ByCount(lambda m: self._norm(m) + self._through(dense, m))
-        self.gate = ByCount(lambda m: self._norm(m) + self._gate(m))
+        self._sizes = model.experts_per_layer.tolist()
+        self._gates = {size: ByCount(partial(self._norm_and_gate, size)) for size in set(self._sizes)}
         self.shared = ByCount(lambda m: self._through(shared, m))
         self.head = ByCount(lambda m: self._through(head, m))
         windows = model.attention_windows
@@ -82,7 +84,7 @@ class Operators:
             elif isinstance(value, np.ndarray):
                 largest[shape] = max(float(value.max(initial=0.0)), largest[shape])
             else:
-                largest[shape] = value
+                largest[shape] = max(value, largest[shape])
         return self._kernels[dtype].time_s(op, **shapes)
 
     def extrapolated(self) -> list[str]:
@@ -120,10 +122,18 @@ class Operators:
         size = tokens * (_NORM_VALUES * self._model.activation_bytes_per_token)
         return self._time(self._model.dtype.activations, "elementwise", bytes=size)
 
-    def _gate(self, tokens: np.ndarray) -> np.ndarray:
+    def _norm_and_gate(self, experts: int, tokens: np.ndarray) -> np.ndarray:
         model = self._model
-        return self._time(model.dtype.activations, "gate", tokens=tokens, hidden=model.hidden, experts=model.n_experts,
+        gate = self._time(model.dtype.activations, "gate", tokens=tokens, hidden=model.hidden, experts=experts,
                           top_k=model.top_k)
+        return self._norm(tokens) + gate
+
+    def gate(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of *tokens*, [D] or [M, D], in the M layers with experts: same shape, or [M, D]."""
+        if len(self._gates) == 1:
+            return self._gates[self._sizes[0]](tokens)
+        rows = np.broadcast_to(tokens, (len(self._sizes), tokens.shape[-1]))
+        return np.stack([self._gates[size](row) for size, row in zip(self._sizes, rows, strict=True)])
 
     def decode_attention(self, batch: np.ndarray, kv_tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of *batch* decoding requests with *kv_tokens* of context in all."""

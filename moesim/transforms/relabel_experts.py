@@ -27,7 +27,9 @@ class RelabelExperts:
     def apply(self, trace: RoutingTrace, seed: int) -> RoutingTrace:
         """Return the relabelled trace; its meta says so."""
         rng = np.random.default_rng(seed)
-        names = np.stack([rng.permutation(trace.n_experts) for _ in range(trace.n_layers)]).astype(np.uint16)
+        names = np.zeros((trace.n_layers, trace.n_experts), dtype=np.uint16)
+        for row, size in zip(names, trace.sizes, strict=True):
+            row[:size] = rng.permutation(size)
         experts = names[np.arange(trace.n_layers)[:, None], trace.experts]
         done = [*trace.meta.get("transforms", []), {"name": "relabel_experts", "seed": seed}]
         return dataclasses.replace(trace, experts=experts, meta=trace.meta | {"transforms": done})

@@ -43,7 +43,7 @@ def divisions(n_experts: int, n_devices: int, capacity: int) -> list[tuple[int, 
 def least(costs: Costs, profile: Profile, problem: Problem) -> float:
     """Return the least cost of all placements, by trying them."""
     chain = Chain(costs, profile, problem)
-    ways = divisions(profile.n_experts, problem.n_devices, problem.capacity)
+    ways = divisions(profile.n_experts, problem.n_devices, int(problem.rooms(profile.sizes)[0]))
     return min(float(chain.all_terms(np.array(choice)).sum()) for choice in product(ways, repeat=profile.n_layers))
 
 

@@ -179,7 +179,7 @@ def test_every_solver_covers_experts_and_claims_the_truth(name: str, data: st.Da
     n_devices = (per_node or 1) * data.draw(st.integers(1, 2))
     answer = solve(trace, n_devices, name, devices_per_node=per_node, inter_node_weight=weight)
     assert (answer.replicas.sum(axis=2) == 1).all()
-    assert answer.counts().max() <= Problem(trace.n_experts, n_devices).capacity
+    assert answer.counts().max() <= Problem(trace.n_experts, n_devices).rooms(trace.sizes)[0]
     values = evaluate(answer, trace, per_node or n_devices).fillna(0.0)  # one layer: nothing to cross
     crossing = values["cross_top1"]
     if per_node and n_devices > per_node:

@@ -36,7 +36,7 @@ def test_every_solver_covers_every_expert_once_within_capacity(name: str, expert
     answer = solve(trace, devices, name)
     assert answer.replicas.shape == (2, experts, devices)
     assert (answer.replicas.sum(axis=2) == 1).all()
-    assert answer.counts().max() <= Problem(experts, devices).capacity == -(-experts // devices)
+    assert answer.counts().max() <= Problem(experts, devices).rooms([experts])[0] == -(-experts // devices)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -198,7 +198,7 @@ def test_far_more_devices_than_experts(solver: str) -> None:
 
 
 def test_placement_and_trace_must_fit() -> None:
-    with pytest.raises(PlacementError, match="the placement has 1 layers of 4 experts but the trace has 3 of 8"):
+    with pytest.raises(PlacementError, match="the placement has 1 layers of 4 experts but the trace has 3 layers of 8"):
         evaluate(Placement.from_device_of([[0, 0, 1, 1]], 2), make_trace())
 
 

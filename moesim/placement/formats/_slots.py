@@ -28,6 +28,7 @@ def slots_of(placement: Placement, fill: bool) -> np.ndarray:
     expert's tokens over its slots, so a second slot on one device would draw tokens away from other devices. Raises
     ``PlacementError`` if devices are unequal and may not, or cannot, be filled.
     """
+    check_equal(placement)
     counts = placement.counts()
     per_device = int(counts.max())
     short = np.argwhere(counts < per_device)
@@ -48,6 +49,14 @@ def slots_of(placement: Placement, fill: bool) -> np.ndarray:
         alone = own[placement.replicas[layer, own].sum(axis=1) == 1]
         slots[layer, device] = np.append(own, np.resize(alone if len(alone) else own, per_device - len(own)))
     return slots.reshape(placement.n_layers, -1)
+
+
+def check_equal(placement: Placement) -> None:
+    """Raise ``PlacementError`` if layers have different numbers of experts: files of engines know one number."""
+    sizes = placement.sizes
+    if (other := np.flatnonzero(sizes != sizes[0])).size:
+        raise PlacementError(f"layer {other[0]}: has {sizes[other[0]]} experts, layer 0 has {sizes[0]}; files of "
+                             "engines know one number for all layers: write moesim_json")
 
 
 def placement_of(rows: Any, n_devices: int | None, n_experts: int | None = None, **info: Any) -> Placement:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from moesim.placement.formats import _files
+from moesim.placement.formats import _files, _slots
 from moesim.placement.placement import Placement, PlacementError
 from moesim.registry import part
 
@@ -37,6 +37,7 @@ class Exflow:
 
     def write(self, placement: Placement, path: str | Path) -> None:
         """Write *placement*, in the order of the numbers. Raises ``PlacementError`` if it has replicas."""
+        _slots.check_equal(placement)
         copies = np.argwhere(placement.replicas.sum(axis=2) > 1)
         if len(copies):
             layer, expert = copies[0].tolist()

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from pydantic import Field
 
 from moesim.placement.costs import Costs
@@ -32,11 +33,12 @@ class Migration:
     def costs(self, profile: Profile, problem: Problem) -> Costs:
         """Return a table: what putting an expert where it is not yet costs. Raises ``PlacementError``."""
         previous = _previous(profile, problem)
-        return Costs(table=self.weight / (profile.n_layers * profile.n_experts) * ~previous.replicas)
+        new = ~previous.replicas & (np.arange(profile.n_experts) < profile.sizes[:, None])[:, :, None]
+        return Costs(table=self.weight / profile.sizes.sum() * new)
 
     def value(self, placement: Placement, profile: Profile, problem: Problem) -> float:
         """Return replicas that are new on their device over experts: ``migration_bytes`` per byte of all experts."""
-        return _previous(profile, problem).migration_bytes(placement, 1) / (profile.n_layers * profile.n_experts)
+        return _previous(profile, problem).migration_bytes(placement, 1) / float(profile.sizes.sum())
 
 
 def _previous(profile: Profile, problem: Problem) -> Placement:

@@ -64,13 +64,14 @@ def _shuffle(chain: Chain, devices: np.ndarray, rng: np.random.Generator) -> tup
     start = int(rng.integers(0, chain.n_layers - length + 1))
     run = range(start, start + length)
     for layer in run:
-        devices[layer] = chain.shuffled(devices[layer], rng)
+        row = chain.row(devices, layer)
+        row[:] = chain.shuffled(row, layer, rng)
     return run, run
 
 
 def _rename(chain: Chain, devices: np.ndarray, rng: np.random.Generator) -> tuple[range, list[int]]:
     group_of = chain.levels[int(rng.integers(len(chain.levels)))][0]
-    names = np.arange(len(group_of))
+    names = np.append(np.arange(len(group_of)), -1)  # -1, where there is no expert, keeps its name
     n_groups = int(group_of.max()) + 1
     if n_groups > 1:
         first, second = (np.flatnonzero(group_of == g) for g in rng.choice(n_groups, 2, replace=False))

@@ -40,5 +40,5 @@ class AffinitySweep:
         chain = Chain(crossing.costs(profile, problem), profile, problem)
         devices = search(chain, descend(chain, assign, self.restarts, rng), self.perturbations, rng)
         settle(chain, devices, range(chain.n_layers), assign)
-        placement = Placement.from_device_of(devices, problem.n_devices)
+        placement = Placement.from_device_of(devices, problem.n_devices, profile.sizes)
         return placement.with_info(**claims((crossing,), placement, profile, problem))

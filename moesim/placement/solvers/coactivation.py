@@ -46,20 +46,22 @@ class Coactivation:
                       Load(weight=self.balance))
         chain = Chain(total(o.costs(profile, problem) for o in objectives if o.weight), profile, problem)
         devices = np.stack([self._layer(chain, layer, rng) for layer in range(chain.n_layers)])
-        placement = Placement.from_device_of(devices, problem.n_devices)
+        placement = Placement.from_device_of(devices, problem.n_devices, profile.sizes)
         return placement.with_info(**claims(objectives, placement, profile, problem))
 
     def _layer(self, chain: Chain, layer: int, rng: np.random.Generator) -> np.ndarray:
         """Return the devices of one layer, [E]."""
         devices = chain.random(rng)
-        best, best_cost = devices[layer], np.inf
+        row = chain.row(devices, layer)
+        best, best_cost = row.copy(), np.inf
         for turn in range(self.restarts + self.perturbations):
-            devices[layer] = chain.shuffled(best, rng) if turn < self.restarts else _kicked(best, rng)
+            row[:] = chain.shuffled(best, layer, rng) if turn < self.restarts else _kicked(best, rng)
             swap(chain, devices, layer)
             cost = chain.terms(devices, layer)[1]
             if cost <= best_cost:
-                best, best_cost = devices[layer].copy(), cost
-        return best
+                best, best_cost = row.copy(), cost
+        row[:] = best
+        return devices[layer]
 
 
 def _kicked(devices: np.ndarray, rng: np.random.Generator) -> np.ndarray:

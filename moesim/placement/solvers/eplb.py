@@ -31,18 +31,20 @@ class Eplb:
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* plays no part. Raises ``PlacementError`` if the numbers do not divide."""
-        slots = problem.n_experts + self.redundant
-        if self.redundant and slots % problem.n_devices:
-            raise PlacementError(f"{problem.n_experts} experts and {self.redundant} redundant ones do not fill "
-                                 f"{problem.n_devices} devices evenly; the sum must be a multiple of the devices")
-        if problem.n_experts % self.groups:
-            raise PlacementError(f"{problem.n_experts} experts do not divide into {self.groups} groups")
-        replicas = np.zeros((profile.n_layers, problem.n_experts, problem.n_devices), dtype=bool)
-        for layer, weights in enumerate(profile.counts):
-            experts, devices, _ = balance(weights, slots, self.groups, problem.n_nodes, problem.n_devices)
+        for size in sorted(set(profile.sizes.tolist())):
+            if self.redundant and (size + self.redundant) % problem.n_devices:
+                raise PlacementError(f"{size} experts and {self.redundant} redundant ones do not fill "
+                                     f"{problem.n_devices} devices evenly; the sum must be a multiple of the devices")
+            if size % self.groups:
+                raise PlacementError(f"{size} experts do not divide into {self.groups} groups")
+        replicas = np.zeros((*profile.counts.shape, problem.n_devices), dtype=bool)
+        for layer, size in enumerate(profile.sizes.tolist()):
+            experts, devices, _ = balance(profile.counts[layer, :size], size + self.redundant, self.groups,
+                                          problem.n_nodes, problem.n_devices)
             replicas[layer, experts, devices] = True
         imbalance = load_max_over_mean(device_load(profile.counts, replicas)).mean()
-        return Placement(replicas, {"minimises": "load_max_over_mean", "objective": imbalance, "status": "heuristic"})
+        info = {"minimises": "load_max_over_mean", "objective": imbalance, "status": "heuristic"}
+        return Placement(replicas, info, profile.sizes)
 
 
 def balance(weights: np.ndarray, slots: int, groups: int, nodes: int,

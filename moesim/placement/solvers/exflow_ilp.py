@@ -97,6 +97,7 @@ class _Model:
         self.problem, self.start, self.pulp = problem, start, pulp
         self.program = pulp.LpProblem("exflow", pulp.LpMinimize)
         n_layers, n_experts = start.shape
+        self.room = int(problem.rooms(np.array([n_experts]))[0])
         self.x = [[[self.program.add_variable(f"x_{layer}_{expert}_{device}", cat="Binary")
                     for device in range(problem.n_devices)] for expert in range(n_experts)]
                   for layer in range(n_layers)]
@@ -121,7 +122,7 @@ class _Model:
                 self.values |= {v.name: float(d == self.start[layer, expert]) for d, v in enumerate(row)}
             for column in zip(*rows, strict=True):
                 held = pulp.lpSum(column)
-                self.program += (held == problem.capacity) if even else (held <= problem.capacity)
+                self.program += (held == self.room) if even else (held <= self.room)
         # Symmetry: devices are alike, so number them by first appearance in layer 0. Nodes make that coarser.
         for expert, row in enumerate(self.x[0][:1] if problem.n_nodes > 1 else self.x[0]):
             for variable in row[expert + 1:]:
@@ -141,7 +142,7 @@ class _Model:
                 self.program += y >= here - there
         # A group holds `room` experts of the next layer, so an expert is apart from all partners but that many.
         # Without this the linear relaxation is 0 (every expert spread evenly) and so is every bound.
-        room = self.problem.capacity * len(groups[0])
+        room = self.room * len(groups[0])
         for axis in (0, 1):
             for expert in np.unique(where[:, axis]).tolist():
                 partners = [y for pair, y in apart.items() if pair[axis] == expert]

@@ -54,7 +54,7 @@ class Joint:
         rng, objectives = np.random.default_rng(seed), self.minimised()
         chain = Chain(total(o.costs(profile, problem) for o in objectives if o.weight), profile, problem)
         devices = search(chain, descend(chain, swap, self.restarts, rng), self.perturbations, rng)
-        placement = Placement.from_device_of(devices, problem.n_devices)
+        placement = Placement.from_device_of(devices, problem.n_devices, profile.sizes)
         return placement.with_info(**claims(objectives, placement, profile, problem, self.bound_rounds))
 
     def minimised(self) -> tuple[Any, ...]:

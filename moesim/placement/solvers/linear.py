@@ -25,7 +25,9 @@ class Linear:
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; profile and *seed* play no part."""
-        blocks = np.array_split(np.arange(problem.n_experts), problem.n_devices)
-        layer = np.repeat(np.arange(problem.n_devices), [len(block) for block in blocks])
-        return Placement.from_device_of(np.tile(layer, (profile.n_layers, 1)), problem.n_devices,
+        devices = np.full(profile.counts.shape, -1)
+        for row, size in zip(devices, profile.sizes, strict=True):
+            blocks = np.array_split(np.arange(size), problem.n_devices)
+            row[:size] = np.repeat(np.arange(problem.n_devices), [len(block) for block in blocks])
+        return Placement.from_device_of(devices, problem.n_devices, profile.sizes,
                                         minimises="nothing", objective=None, status="heuristic")

@@ -23,8 +23,9 @@ class Lpt:
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* plays no part."""
-        weights = profile.counts.astype(np.float64)
-        device_of = np.stack([pack(layer, problem.n_devices, problem.capacity)[0] for layer in weights])
-        placement = Placement.from_device_of(device_of, problem.n_devices)
+        devices, rooms = np.full(profile.counts.shape, -1), problem.rooms(profile.sizes)
+        for row, size, weights, room in zip(devices, profile.sizes, profile.counts.astype(float), rooms, strict=True):
+            row[:size] = pack(weights[:size], problem.n_devices, int(room))[0]
+        placement = Placement.from_device_of(devices, problem.n_devices, profile.sizes)
         imbalance = load_max_over_mean(device_load(profile.counts, placement.replicas)).mean()
         return placement.with_info(minimises="load_max_over_mean", objective=imbalance, status="heuristic")

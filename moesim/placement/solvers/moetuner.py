@@ -50,17 +50,21 @@ class Moetuner:
                                  f"max_variables = {self.max_variables}; use joint, fewer devices (nodes first), "
                                  "fewer layers, or a higher max_variables")
         each_s = self.time_limit / 2 / n_layers
-        balanced = [_cluster(counts, n_devices, problem.capacity, each_s) for counts in profile.counts]
-        clusters = np.stack([stage.devices for stage in balanced])
-        one = np.eye(n_devices)[clusters]
+        balanced = [_cluster(counts[:size], n_devices, int(room), each_s) for counts, size, room in zip(
+            profile.counts, profile.sizes, problem.rooms(profile.sizes), strict=True)]
+        clusters = np.full(profile.counts.shape, n_devices)  # beyond the experts of a layer: a cluster that is none
+        for row, stage in zip(clusters, balanced, strict=True):
+            row[:len(stage.devices)] = stage.devices
+        one = np.eye(n_devices + 1)[clusters][:, :, :n_devices]
         transitions = profile.transitions(self.pairs)
         traffic = np.einsum("lic,lij,ljd->lcd", one[:-1], transitions / max(int(transitions.sum()), 1), one[1:])
         distances = problem.distance if problem.distances is None else problem.distances
         linked = _label(traffic, distances, self.time_limit / 2)
-        device_of = np.take_along_axis(linked.devices, clusters, axis=1)
+        nowhere = np.full((n_layers, 1), -1)
+        device_of = np.take_along_axis(np.append(linked.devices, nowhere, axis=1), clusters, axis=1)
         stages = {"balance": "optimal" if all(stage.proved for stage in balanced) else "feasible",
                   "links": "optimal" if linked.proved else "feasible"}
-        return Placement.from_device_of(device_of, n_devices, minimises=f"worst_link_{self.pairs}",
+        return Placement.from_device_of(device_of, n_devices, profile.sizes, minimises=f"worst_link_{self.pairs}",
                                         objective=linked.objective, status="heuristic", stages=stages,
                                         links_bound=linked.bound, imbalance=[s.objective for s in balanced])
 

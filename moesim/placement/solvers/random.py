@@ -23,7 +23,8 @@ class Random:
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement that *seed* draws; the profile plays no part."""
         rng = np.random.default_rng(seed)
-        deck = np.arange(problem.n_experts) % problem.n_devices
-        device_of = np.stack([rng.permutation(deck) for _ in range(profile.n_layers)])
-        return Placement.from_device_of(device_of, problem.n_devices,
+        devices = np.full(profile.counts.shape, -1)
+        for row, size in zip(devices, profile.sizes, strict=True):
+            row[:size] = rng.permutation(np.arange(size) % problem.n_devices)
+        return Placement.from_device_of(devices, problem.n_devices, profile.sizes,
                                         minimises="nothing", objective=None, status="heuristic")

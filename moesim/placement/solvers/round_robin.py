@@ -22,6 +22,7 @@ class RoundRobin:
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; profile and *seed* play no part."""
-        layer = np.arange(problem.n_experts) % problem.n_devices
-        return Placement.from_device_of(np.tile(layer, (profile.n_layers, 1)), problem.n_devices,
+        expert = np.arange(profile.n_experts)
+        devices = np.where(expert < profile.sizes[:, None], expert % problem.n_devices, -1)
+        return Placement.from_device_of(devices, problem.n_devices, profile.sizes,
                                         minimises="nothing", objective=None, status="heuristic")

@@ -59,15 +59,19 @@ class TopologyFlow:
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* plays no part. Raises ``CapacityError``, ``PlacementError`` for wrong hosts."""
-        total = min(self.total or profile.n_layers * problem.capacity, profile.n_layers * problem.capacity)
+        if (profile.sizes < profile.n_experts).any():
+            raise PlacementError("layers have different numbers of experts, which topology_flow cannot place yet; use "
+                                 "joint with objectives: [{name: link_bytes, mode: dispatch_combine}]")
+        room = int(problem.rooms(profile.sizes)[0])
+        total = min(self.total or profile.n_layers * room, profile.n_layers * room)
         if total * problem.n_devices < profile.counts.size:
             need = -(-profile.counts.size // problem.n_devices)
             raise CapacityError(f"{problem.n_devices} devices with room for {total} experts of all layers do not hold "
                                 f"{profile.counts.size}; give total = {need} or more, or use "
                                 f"{-(-profile.counts.size // total)} devices")
         way = self.ways(problem, profile.n_layers)
-        found = transport(Transport(profile.counts.astype(np.float64), way, problem.capacity, total), self.time_limit)
-        device_of = _level(found.device_of, profile.counts, way, free=total == profile.n_layers * problem.capacity)
+        found = transport(Transport(profile.counts.astype(np.float64), way, room, total), self.time_limit)
+        device_of = _level(found.device_of, profile.counts, way, free=total == profile.n_layers * room)
         copies = max(float(profile.counts.sum()), 1.0)
         objective = float((profile.counts * np.take_along_axis(way, device_of, axis=1)).sum()) / copies
         proof = gap(objective, found.bound / copies)
