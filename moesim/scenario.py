@@ -59,16 +59,41 @@ class Parallelism(Spec):
     deduplicate: bool = True
 
 
+class Online(Spec):
+    """Experts placed again during the run (docs/howto/replace-online.md), from the routing of the steps just run.
+
+    ``every``: steps from one decision to the next. ``window``: the last steps before it, all that the solver sees (left
+    out: as many as ``every``). SGLang's defaults are 1000 and 1000, vLLM's 3000 and 1000. ``solver``: left out,
+    ``placement.solver``. ``blocking``: the engine stands still while weights move; else they move beside the steps, one
+    layer at a time, and a layer changes over at the first step after its experts have arrived. ``solve_time`` passes
+    between the end of the window and the first byte, while steps go on. ``imbalance``: the load max/mean of the window
+    from which experts are placed again (SGLang's --eplb-min-rebalancing-utilization-threshold asks for its inverse).
+    """
+
+    every: int = Field(ge=1)
+    window: int | None = Field(default=None, ge=1)
+    solver: Annotated[Any, Part("solver", optional=True)] = None
+    blocking: bool = True
+    solve_time: Seconds = 0.0  # assumed: a processor beside has solved before the next step begins
+    imbalance: float = Field(default=1.0, ge=1, allow_inf_nan=False)
+
+
 class PlacementInput(Spec):
-    """Experts to devices: found by ``solver`` from the profile part of the trace, or read from ``path``."""
+    """Experts to devices: found by ``solver`` from the profile part of the trace, or read from ``path``.
+
+    With ``online`` that is where they begin.
+    """
 
     solver: Annotated[Any, Part("solver", optional=True)] = None
     path: DataPath | None = None
+    online: Online | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> PlacementInput:
         if (self.solver is None) == (self.path is None):
             raise ValueError("give exactly one of solver and path")
+        if self.online is not None and self.solver is None and self.online.solver is None:
+            raise ValueError("online needs a solver, a path holds one placement; give online.solver")
         return self
 
 
@@ -150,8 +175,10 @@ def _exchange(scenario: Scenario) -> Iterable[Fact]:
 
 
 def _sharing(scenario: Scenario) -> Iterable[Fact]:
+    online = scenario.placement.online
     if scenario.detail == "steps":
-        for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None)):
+        for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
+                           ("placement.online.blocking", online is not None and not online.blocking)):
             if used:
                 yield name, "needs detail: events (with steps, every collective has its links to itself); set that too"
 

@@ -22,6 +22,7 @@ from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.notes import notes
 from moesim.sim.queue import Pools, Queue
 from moesim.sim.record import Record
+from moesim.sim.replacing import Replacing, kept_bytes
 from moesim.sim.steps import StepClock
 from moesim.units import pretty
 
@@ -48,6 +49,7 @@ class Engine:
         self._clock = _clock(scenario, network)
         self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
         self._record = Record(network, scenario.span_steps)
+        self._replacing = Replacing(inputs, network, self._record) if scenario.placement.online else None
         self._peak = np.zeros(len(pools.capacity), np.int64)
         self._pools = pools
 
@@ -59,6 +61,10 @@ class Engine:
 
     def advance(self) -> None:
         """Run one step or, if nothing can run, let time pass until the next request arrives."""
+        if self._replacing is not None:
+            placement = self._replacing.between_steps(self._clock)
+            if placement is not None:
+                self._costs.place(placement)
         self._queue.arrive(self._clock.now)
         plan = self._scenario.scheduler.plan(self._queue.view(), self._scenario.request_router)
         if len(plan.prefill) + len(plan.decode):
@@ -74,7 +80,8 @@ class Engine:
         """Wait for the next request to arrive."""
         if not np.isfinite(self._queue.next_arrival_s):
             raise RuntimeError("the scheduler runs nothing although requests wait and none is due to arrive")
-        self._clock.wait_until(self._queue.next_arrival_s)
+        until = np.inf if self._replacing is None else self._replacing.ready_s
+        self._clock.wait_until(min(self._queue.next_arrival_s, until))
 
     def _step(self, plan: Any) -> None:
         """Run one forward pass of the batch in *plan*."""
@@ -90,6 +97,8 @@ class Engine:
         facts |= {"end_s": clock.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
         self._record.add(facts, costs, starts)
         queue.finish_step(batch, clock.now)
+        if self._replacing is not None:
+            self._replacing.saw(batch)
 
     def _result(self) -> Result:
         queue = self._queue
@@ -107,15 +116,17 @@ class Engine:
         links = self._record.links(float(queue.finish_s.max()))
         steps = self._record.steps()
         meta = _meta(self._inputs, notes(self._inputs, steps, links, self._costs.operators, self._costs.network))
+        meta["replacements"] = [] if self._replacing is None else self._replacing.log
         return Result(requests, steps, self._record.spans(), links, memory, meta)
 
 
 def _clock(scenario: Scenario, network: Network) -> StepClock | EventClock:
     """Return the clock that *scenario* asks for; links are only watched where collectives can meet on them."""
-    n, tp = scenario.hardware.n_devices, scenario.parallelism.tp
+    n, tp, online = scenario.hardware.n_devices, scenario.parallelism.tp, scenario.placement.online
     if scenario.detail == "steps":
         return StepClock(n, tp)
-    shared = scenario.overlap != "none" or scenario.background is not None
+    shared = (scenario.overlap != "none" or scenario.background is not None
+              or online is not None and not online.blocking)
     return EventClock(n, tp, network if shared else None, background(scenario, network))
 
 
@@ -125,8 +136,9 @@ def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
     With ``context_coherent`` every device holds the KV of all requests: one pool, what the fullest device has room for.
     """
     scenario, model, tp = inputs.scenario, inputs.scenario.model, inputs.scenario.parallelism.tp
-    experts = inputs.placement.replicas.sum(axis=(0, 1)) * model.expert_bytes
-    room = usable_bytes(scenario) - model.non_expert_bytes(tp) - experts
+    experts = inputs.placement.device_bytes(model.expert_bytes)
+    kept = experts if scenario.placement.online is None else kept_bytes(inputs)
+    room = usable_bytes(scenario) - model.non_expert_bytes(tp) - kept
     worst = int(np.argmin(room))
     if room[worst] <= 0:
         gap = pretty(-room[worst], "byte")

@@ -41,6 +41,14 @@ class EventClock:
         if time_s > self._env.now:
             self._env.run(until=time_s)
 
+    def stand_still(self, launch: Launch) -> None:
+        """Let time pass until the collective *launch*, which begins now, has ended; no step runs meanwhile."""
+        self._env.run(until=self.send(launch))
+
+    def send(self, launch: Launch) -> simpy.Event:
+        """Begin the collective *launch* beside whatever else runs; return its end."""
+        return self._env.timeout(launch.seconds) if self._links is None else self._links.start(launch)
+
     def run(self, costs: Sequence[StepCost]) -> list[np.ndarray]:
         """Run one step, whole or in halves that begin together; return the start of every phase as ``StepClock.run``.
 
@@ -81,7 +89,7 @@ class EventClock:
         if self._links is None or alone_s == 0:
             end: simpy.Event = self._env.timeout(alone_s)
         else:
-            end = self._links.start(step.launch(alone_s, layer, phase, members.start))
+            end = self.send(step.launch(alone_s, layer, phase, members.start))
 
         def finish(event: simpy.Event) -> None:
             if event.value:  # it shared links

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.network import Messages, Network
+from moesim.placement.placement import Placement
 from moesim.scenario import Scenario
 from moesim.sim import routing
 from moesim.sim.cost import INDEX, Batch, StepCost
@@ -53,14 +54,20 @@ class _Common:
         self.network = network
         self.operators = Operators(inputs.scenario)
         self.chosen = np.ascontiguousarray(inputs.trace.chosen)
-        self.slots = routing.SlotMap.of(inputs.placement)
+        self._spaces: list[_Space] = []
+        self.place(inputs.placement)
         self.tp = inputs.scenario.parallelism.tp
         self.n_devices = inputs.scenario.hardware.n_devices
         self.per_node = inputs.scenario.hardware.devices_per_node
         self.moe = np.array(self.model.moe_layer_indices)
         self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
         self.token_bytes = self.model.activation_bytes_per_token
-        self._spaces: list[_Space] = []
+
+    def place(self, placement: Placement) -> None:
+        """Let experts be where *placement* has them, from the next step on."""
+        self.slots = routing.SlotMap.of(placement)
+        if any(space.tokens.shape[2] != self.slots.n_slots for space in self._spaces):
+            self._spaces.clear()
 
     def _space(self, half: int) -> _Space:
         """Return an empty cost and zeros to count in; the next call for the same *half* of a step reuses them."""

@@ -41,7 +41,11 @@ class Record:
             if self._span_steps < 0 or step < self._span_steps:
                 self._spans.append(_spans(step, half, cost, start))
             for phase, loads in cost.link_bytes.items():
-                self._link_bytes[phase] = self._link_bytes.get(phase, 0.0) + loads
+                self.add_bytes(phase, loads)
+
+    def add_bytes(self, phase: str, loads: np.ndarray) -> None:
+        """Record bytes on every link [links], of a *phase* of a step or of what moves between steps."""
+        self._link_bytes[phase] = self._link_bytes.get(phase, 0.0) + loads
 
     def steps(self) -> pd.DataFrame:
         """Return the table of steps; a phase that a step lacks took 0 s."""

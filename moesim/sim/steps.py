@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from moesim.sim.cost import ALL, GROUP, SYNC, StepCost
+from moesim.sim.links import Launch
 
 
 class StepClock:
@@ -26,6 +27,10 @@ class StepClock:
     def wait_until(self, time_s: float) -> None:
         """Let time pass to *time_s*."""
         self.now = max(self.now, time_s)
+
+    def stand_still(self, launch: Launch) -> None:
+        """Let time pass until the collective *launch*, which has all links to itself, has ended."""
+        self.now += launch.seconds
 
     def run(self, costs: Sequence[StepCost]) -> list[np.ndarray]:
         """Run one step, whole; return the start of every phase, float64 [layers + 1, PHASES, devices].
