@@ -32,7 +32,8 @@ class Result:
     of the steps that the scenario asks for.
     ``links``: link, class, name, capacity_bytes_per_s, latency_s, ``<phase>_bytes``, bytes, utilisation.
     ``memory``: per device, bytes of weights, experts, KV capacity and KV peak.
-    ``meta``: scenario, seed, versions, where the routing is from, placement, and ``warnings``.
+    ``meta``: scenario, seed, versions, where the routing is from, placement, ``replacements`` of experts during the run
+    (docs/reference/result.md), and ``warnings``.
     """
 
     requests: pd.DataFrame

@@ -53,9 +53,19 @@ def kv_peak_bytes_max(result: Result) -> float:
     return float(result.memory["kv_peak_bytes"].max())
 
 
+def replacements(result: Result) -> float:
+    """Return how often experts were placed elsewhere during the run (placement.online)."""
+    return float(sum(entry["moved"] > 0 for entry in result.meta["replacements"]))
+
+
+def migrated_bytes(result: Result) -> float:
+    """Return the bytes of experts that re-placements moved during the run."""
+    return float(sum(entry["bytes"] for entry in result.meta["replacements"]))
+
+
 METRICS: dict[str, Metric] = {
     f.__name__: f for f in (load_max_over_mean, steps, batch_mean, energy_per_token_j, link_utilisation_max,
-                            expert_bytes_max, kv_peak_bytes_max)}
+                            expert_bytes_max, kv_peak_bytes_max, replacements, migrated_bytes)}
 
 # Metrics that exist once per link class, phase, ...: prefix -> function that returns a Series of them.
 FAMILIES: dict[str, Callable[[Result], pd.Series]] = {
@@ -64,7 +74,8 @@ FAMILIES: dict[str, Callable[[Result], pd.Series]] = {
 }
 
 
-# What ``moesim.placement.evaluate`` says of the simulated placement on the requests that the solver did not see.
+# What ``moesim.placement.evaluate`` says of the simulated placement, that at the start of the run, on the requests that
+# the solver did not see.
 PLACEMENT = {"cross_top1": "cross_top1", "cross_all": "cross_all", "fanout": "fanout",
              "placement_load_max_over_mean": "load_max_over_mean", "cross_node_top1": "cross_node_top1",
              "node_fanout": "node_fanout"}

@@ -22,7 +22,7 @@ from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.notes import notes
 from moesim.sim.queue import Pools, Queue
 from moesim.sim.record import Record
-from moesim.sim.replacing import Replacing, kept_bytes
+from moesim.sim.replacing import Replacing, expert_slots
 from moesim.sim.steps import StepClock
 from moesim.units import pretty
 
@@ -137,7 +137,9 @@ def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
     """
     scenario, model, tp = inputs.scenario, inputs.scenario.model, inputs.scenario.parallelism.tp
     experts = inputs.placement.device_bytes(model.expert_bytes)
-    kept = experts if scenario.placement.online is None else kept_bytes(inputs)
+    kept = experts
+    if scenario.placement.online is not None:
+        kept = np.full(len(experts), expert_slots(inputs.placement).sum() * model.expert_bytes)
     room = usable_bytes(scenario) - model.non_expert_bytes(tp) - kept
     worst = int(np.argmin(room))
     if room[worst] <= 0:

@@ -54,7 +54,6 @@ class _Common:
         self.network = network
         self.operators = Operators(inputs.scenario)
         self.chosen = np.ascontiguousarray(inputs.trace.chosen)
-        self._spaces: list[_Space] = []
         self.place(inputs.placement)
         self.tp = inputs.scenario.parallelism.tp
         self.n_devices = inputs.scenario.hardware.n_devices
@@ -66,8 +65,7 @@ class _Common:
     def place(self, placement: Placement) -> None:
         """Let experts be where *placement* has them, from the next step on."""
         self.slots = routing.SlotMap.of(placement)
-        if any(space.tokens.shape[2] != self.slots.n_slots for space in self._spaces):
-            self._spaces.clear()
+        self._spaces: list[_Space] = []  # as large as the slots need
 
     def _space(self, half: int) -> _Space:
         """Return an empty cost and zeros to count in; the next call for the same *half* of a step reuses them."""

@@ -11,9 +11,10 @@ from moesim.sim.operators import Operators
 
 def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: Operators, network: Network
           ) -> list[str]:
-    """Return the warnings of a run: routing, overlap, network, *operators* outside what was measured; in this order."""
-    return [*_routing(inputs), *_repetition(steps), *_sharing(inputs), *_network(inputs, links, network),
-            *operators.extrapolated()]
+    """Return the warnings of a run: routing, overlap, online placement, network, *operators* outside what was measured.
+    """
+    return [*_routing(inputs), *_repetition(steps), *_sharing(inputs), *_online(inputs),
+            *_network(inputs, links, network), *operators.extrapolated()]
 
 
 def _routing(inputs: Inputs) -> list[str]:
@@ -45,6 +46,14 @@ def _sharing(inputs: Inputs) -> list[str]:
         found.append("background: its flows come whatever the network does; senders do not slow down or wait for it, "
                      "and link tables count the bytes of the job alone")
     return found
+
+
+def _online(inputs: Inputs) -> list[str]:
+    online = inputs.scenario.placement.online
+    if online is None:
+        return []
+    return [f"placement.online: the solver is taken to need {online.solve_time:g} s (placement.online.solve_time) of a "
+            f"processor that has nothing else to do, and the buffer for a layer's incoming experts no memory"]
 
 
 def _network(inputs: Inputs, links: pd.DataFrame, network: Network) -> list[str]:

@@ -10,6 +10,7 @@ Letters: L layers with experts, E experts, D devices.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import simpy
 
 from moesim import placement as placing
 from moesim.network import Messages, Network
-from moesim.placement.objective import device_load, load_max_over_mean
+from moesim.placement.objective import Profile, device_load, load_max_over_mean
 from moesim.placement.placement import Placement
 from moesim.sim.cost import Batch
 from moesim.sim.events import EventClock
@@ -93,7 +94,7 @@ class Replacing:
         else:
             for exchange in move.left:
                 clock.stand_still(exchange.launch)
-                self._change(exchange, move.target)
+            self._change(move.left, move.target)
             move.left.clear()
         if not move.left and move.on_links is None:
             entry |= {"took_s": clock.now - entry["begun_s"], "from_step": self._steps}
@@ -103,24 +104,29 @@ class Replacing:
     def _beside(self, move: _Move, clock: EventClock) -> None:
         """Let the layer whose weights have arrived change over, and the next exchange begin."""
         if move.on_links is not None and move.on_links[1].processed:
-            self._change(move.on_links[0], move.target)
+            self._change((move.on_links[0],), move.target)
             move.on_links = None
         if move.on_links is None and move.left:
             exchange = move.left.popleft()
             move.on_links = exchange, clock.send(exchange.launch)
 
-    def _change(self, exchange: _Exchange, target: Placement) -> None:
-        """Let the layer of *exchange* be placed as in *target*."""
+    def _change(self, exchanges: Collection[_Exchange], target: Placement) -> None:
+        """Let the layers of *exchanges*, which have ended, be placed as in *target*."""
+        if not exchanges:
+            return
         replicas = self._here.replicas.copy()
-        replicas[exchange.layer] = target.replicas[exchange.layer]
-        self._here = Placement(replicas)
-        self._record.add_bytes("migration", exchange.loads)
+        for layer, _, loads in exchanges:
+            replicas[layer] = target.replicas[layer]
+            self._record.add_bytes("migration", loads)
+        self._here = Placement(replicas, sizes=target.sizes)
 
-    def _decide(self, now: float) -> _Move | None:
-        """Ask the solver where the experts of the window should be; return None if all stay."""
-        online = self._online
-        trace = self._inputs.trace  # of the window's steps: what their tokens chose, and nothing else
-        window = RoutingTrace.from_arrays(trace.chosen[np.concatenate(self._window)], trace.n_experts, trace.top_k)
+    def _decide(self, now: float) -> _Move:
+        """Ask the solver where the experts of the window should be; note the answer, return what it takes to get there.
+        """
+        online, trace = self._online, self._inputs.trace
+        window = Profile.of(RoutingTrace.from_arrays(  # what the tokens of these steps chose, and nothing else
+            trace.chosen[np.concatenate(self._window)], trace.n_experts, trace.top_k,
+            experts_per_layer=trace.sizes.tolist()))
         load, target = _load(window, self._here), self._here
         if load >= online.imbalance:
             target = self._solve(window)
@@ -133,7 +139,7 @@ class Replacing:
         self._due = self._steps + online.every
         return _Move(target, now + online.solve_time, self._exchanges(target))
 
-    def _solve(self, window: RoutingTrace) -> Placement:
+    def _solve(self, window: Profile) -> Placement:
         """Return the solver's placement. Raises ``ConfigError`` if there is none, or a device has no room for it."""
         scenario, machine = self._inputs.scenario, self._inputs.scenario.hardware
         try:
@@ -142,16 +148,16 @@ class Replacing:
                                    devices_per_node=machine.devices_per_node if machine.nodes > 1 else None)
         except ValueError as error:
             raise scenario.error("placement.online", f"after {self._steps} steps: {error}") from None
-        # Layers change over one by one: on its way a device holds the old experts of some layers, the new of others.
-        need = np.maximum(target.counts(), self._here.counts()).sum(axis=0) * scenario.model.expert_bytes
-        kept = kept_bytes(self._inputs)
-        worst = int((need - kept).argmax())
-        if need[worst] > kept[worst]:
-            size = [pretty(v, "byte", 4) for v in (need[worst], kept[worst], need[worst] - kept[worst])]
+        slots = expert_slots(self._inputs.placement)
+        over = target.counts() - slots[:, None]
+        layer, device = np.unravel_index(over.argmax(), over.shape)
+        if over[layer, device] > 0:
+            size = scenario.model.expert_bytes
             raise scenario.error("placement.online", (
-                f"after {self._steps} steps: device {worst} would need {size[0]} for experts and keeps {size[1]} for "
-                f"them beside its KV, {size[2]} too little; let the solver use as many replicas as the first placement "
-                f"has, and as evenly spread"))
+                f"after {self._steps} steps: layer {layer}: device {device} would hold "
+                f"{target.counts()[layer, device]} experts and keeps room for {slots[layer]}, "
+                f"{pretty(over[layer, device] * size, 'byte', 4)} too little; let the solver use as many replicas as "
+                f"the first placement, as evenly spread"))
         return target
 
     def _exchanges(self, target: Placement) -> deque[_Exchange]:
@@ -166,18 +172,17 @@ class Replacing:
             for layer in layers[(here != target.replicas).any(axis=(1, 2))])
 
 
-def kept_bytes(inputs: Inputs) -> np.ndarray:
-    """Return what each device keeps for experts, float64 [D]: as many of every layer as the fullest one begins with.
+def expert_slots(first: Placement) -> np.ndarray:
+    """Return how many experts of each layer every device keeps room for, int64 [L]: as many as the fullest one has.
 
-    Engines that place again have equally many slots on all devices, whatever is in them.
+    *first*: where the experts are as a run begins. Engines that place again have equally many slots on all devices.
     """
-    slots = inputs.placement.counts().max(axis=1).sum()
-    return np.full(inputs.placement.n_devices, slots * inputs.scenario.model.expert_bytes)
+    return first.counts().max(axis=1)
 
 
-def _load(window: RoutingTrace, placement: Placement) -> float:
+def _load(window: Profile, placement: Placement) -> float:
     """Return the load max/mean of all tokens of *window* together, mean over layers."""
-    return float(load_max_over_mean(device_load(window.counts(), placement.replicas)).mean())
+    return float(load_max_over_mean(device_load(window.counts, placement.replicas)).mean())
 
 
 def copies(old: np.ndarray, new: np.ndarray, per_node: int) -> np.ndarray:

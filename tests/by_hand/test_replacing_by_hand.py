@@ -16,6 +16,7 @@ import pytest
 from test_two_devices import SCENARIO
 
 import moesim
+from moesim.explore import measure
 from moesim.placement import Placement
 from moesim.sim.replacing import copies
 
@@ -96,6 +97,8 @@ def test_every_span_around_a_blocking_move(folder: Path, detail: str) -> None:
     links = result.links.set_index("name")
     assert links["migration_bytes"].tolist() == [12, 12, 12, 12]  # out of and into each device
     assert links["bytes"].sum() == 4 * 12 + 2 * 2 * (4 + 4)  # and the token of steps 1 and 2, there and back
+    assert measure(result)["migrated_bytes"] == 24 and measure(result)["replacements"] == 1
+    assert any(w.startswith("placement.online: the solver is taken to need 0 s") for w in result.meta["warnings"])
     # Steps 3 and 4 would have taken 58 s instead of 20 for dispatch, experts and combine: 76 s, for the 17.
     assert run(folder, f"detail={detail}").summary()["makespan_s"] == 1063 - 17 + 76
 
@@ -166,13 +169,14 @@ def test_little_imbalance_is_left_alone(folder: Path) -> None:
 
 def test_who_sends() -> None:
     """Two nodes of two devices; an expert comes from its node if that has it, else from the one that sent least."""
-    old, new = np.zeros((2, 3, 4), bool), np.zeros((2, 3, 4), bool)
-    old[0, 0, [0, 2]] = new[0, 0, [1, 3]] = True  # each from the device beside it
-    old[0, 1, [0, 1]] = new[0, 1, [2, 3]] = True  # from the other node: 1 has sent nothing yet, then 0 and 1 one each
-    old[0, 2, 3] = new[0, 2, [0, 3]] = True       # 3 keeps it
+    old, new = np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
+    old[0, 0, [0, 2]] = new[0, 0, 3] = True       # from the device beside it, although 0 is the first
+    old[0, 1, [0, 1]] = new[0, 1, [2, 3]] = True  # from the other node: one each
+    old[0, 2, [0, 3]] = new[0, 2, [1, 3]] = True  # 3 keeps it; 0 sends another, it is nearer
+    old[0, 3, [0, 1]] = new[0, 3, 2] = True       # 0 has sent two by then, 1 one
     old[1, :, 0] = new[1, :, 0] = True            # a layer that stays
     sent = copies(old, new, per_node=2)
-    assert sent[0].tolist() == [[0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]]
+    assert sent[0].tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
     assert not sent[1].any()
 
 
@@ -193,10 +197,9 @@ def test_replicas_that_only_go_away(folder: Path) -> None:
     (("placement.online={every: 3, blocking: false}",), "placement.online.blocking: needs detail: events"),
     (("placement.online={every: 3, imbalance: 0.9}",), "placement.online.imbalance"),
     (("placement.online={every: 3, solver: lpd}",), "did you mean 'lpt'"),
-    # Two redundant experts: three per device, room for two.
+    # Two redundant experts, three per device.
     (("placement.online={every: 3, solver: {name: eplb, redundant: 2}}",),
-     "placement.online: after 3 steps: device 1 would need 36 B for experts and keeps 24 B for them beside its KV, "
-     "12 B too little"),
+     "placement.online: after 3 steps: layer 0: device 1 would hold 3 experts and keeps room for 2, 12 B too little"),
     (("placement.online={every: 3, solver: {name: eplb, redundant: 1}}",),
      "placement.online: after 3 steps: 4 experts and 1 redundant ones do not fill 2 devices evenly"),
 ])
