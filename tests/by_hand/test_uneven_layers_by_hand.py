@@ -133,7 +133,7 @@ def test_a_placement_checks_its_sizes(trace: RoutingTrace, together: Placement) 
         solve(trace, 2, "topology_flow")
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.lists(st.integers(2, 4), min_size=2, max_size=2), st.sampled_from([0, 3]), st.sampled_from([0, 5]),
        st.integers(0, 2**32 - 1))
 def test_no_placement_is_below_the_bound(sizes: list[int], capacity: int, rounds: int, seed: int) -> None:
@@ -149,9 +149,8 @@ def test_no_placement_is_below_the_bound(sizes: list[int], capacity: int, rounds
         chain = Chain(costs, profile, problem)
         least = min(float(chain.all_terms(np.stack(choice)).sum()) for choice in product(*ways))
         assert lower_bound(costs, profile, problem, rounds) <= least + 1e-9
-        found = solve(profile, 2, {"name": "joint", "objectives": [spec], "balance": 0}, capacity=capacity or 2)
-        if capacity:
-            assert found.info["objective"] == pytest.approx(least)
+        quick = {"name": "joint", "objectives": [spec], "balance": 0, "perturbations": 60, "bound_rounds": 0}
+        assert solve(profile, 2, quick, capacity=capacity).info["objective"] == pytest.approx(least)
 
 
 def test_a_model_with_uneven_layers_runs(tmp_path: Path, repo: Path) -> None:
