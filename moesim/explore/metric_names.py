@@ -59,7 +59,7 @@ def replacements(result: Result) -> float:
 
 
 def migrated_bytes(result: Result) -> float:
-    """Return the bytes of experts that re-placements moved during the run."""
+    """Return the bytes of experts that re-placements decided to move during the run."""
     return float(sum(entry["bytes"] for entry in result.meta["replacements"]))
 
 
