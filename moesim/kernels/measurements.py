@@ -1,0 +1,239 @@
+"""Measured kernel times as one table: the contract between measuring, other tools' files, and fitting.
+
+One row per measured point, CSV or Parquet. Cells of columns that an operator does not have are empty.
+
+================================  ====================================================================================
+column                            what
+================================  ====================================================================================
+``op``                            operator: of ``moesim.kernels.ops``, ``copy`` or ``launch``
+shapes                            as that operator names them; ``tokens_per_expert`` is a list ("4;0;2" in CSV)
+``dtype``                         of the weights, or of what is moved: ``bf16``, ``fp8``, ...
+``time_s``                        median seconds of one call
+``time_p10_s``, ``time_p90_s``    spread (optional)
+``impl``                          kernel: ``cublas``, ``triton_fused``, ... (optional, as all that follow)
+``cold``                          whether weights and caches came from memory, not from a cache
+``routing``                       of expert rows: ``balanced``, ``uniform``, ``power_law...``, ``zipf...``
+``device``, ``source``            where it was measured, and by what
+``split``                         ``fit``, ``test`` or ``reserve``; empty: decided by a hash of the shape
+``sentinel``                      a point that is measured again and again: its spread is the noise floor
+``status``                        ``ok``, ``oom``, ``error``; rows that are not ok are kept and not used
+``x_...``                         anything else
+================================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moesim import registry
+from moesim.kernels import ops
+from moesim.kernels.rates import Rates
+from moesim.layers import DTYPE_BYTES
+from moesim.registry import suggest
+
+LOADS = "tokens_per_expert"
+# Not predicted by kernel models, but measured: copies between memories (bytes), and launches without work.
+MEASURED = ops.OPS | {"copy": ops.Op(("bytes",)), "launch": ops.Op(())}
+SHAPES = tuple(dict.fromkeys(n for op in MEASURED.values() for n in op.required + op.optional))
+DEFAULTS: dict[str, Any] = {"time_p10_s": np.nan, "time_p90_s": np.nan, "impl": "", "cold": False, "routing": "",
+                            "device": "", "source": "", "split": "", "sentinel": False, "status": "ok"}
+COLUMNS = ("op", "dtype", "time_s", *DEFAULTS, *SHAPES)
+_STATUS = ("ok", "oom", "error")
+_SPLITS = ("", "fit", "test", "reserve")
+_SHOWN = 5          # mistakes that a message lists
+_CACHES = 256e6     # bytes that no cache of a processor holds: rows that move more are cold in any case (assumed)
+_ABOVE_PEAK = 1.1   # share of a peak rate above which a time cannot be true (10 %: clocks differ from the data sheet's)
+
+
+class MeasurementError(ValueError):
+    """Wrong measurements: rows and reasons."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one operator: shapes (arrays, one entry per row), measured seconds, and the rows they come from."""
+
+    op: str
+    shapes: dict[str, np.ndarray]
+    seconds: np.ndarray
+    table: pd.DataFrame
+
+    def take(self, rows: np.ndarray) -> Points:
+        """Return the points at *rows* (a mask or numbers)."""
+        return Points(self.op, {k: v[rows] for k, v in self.shapes.items()}, self.seconds[rows], self.table.iloc[
+            np.flatnonzero(rows) if rows.dtype == bool else rows])
+
+    def complete(self, rates: Rates) -> ops.Shapes:
+        """Return the shapes with optional ones filled in."""
+        return ops.shapes(self.op, dict(self.shapes), rates)
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """A checked table of measurements. Make one with ``read`` or ``checked``."""
+
+    table: pd.DataFrame
+
+    def ops(self) -> list[str]:
+        """Return the operators that have usable rows and that kernel models predict."""
+        usable = set(self.table.loc[self.table["status"] == "ok", "op"])
+        return [op for op in ops.OPS if op in usable]
+
+    def of(self, op: str) -> Points:
+        """Return the usable points of *op*, optional shapes only where every row has them."""
+        table = self.table[(self.table["op"] == op) & (self.table["status"] == "ok")].reset_index(drop=True)
+        names = [n for n in ops.OPS[op].required + ops.OPS[op].optional if n in table and table[n].notna().all()]
+        shapes = {n: _padded(table[n]) if n == LOADS else table[n].to_numpy(float) for n in names}
+        return Points(op, shapes, table["time_s"].to_numpy(float), table)
+
+    def check_peaks(self, rates: Rates, name: str = "measurements") -> None:
+        """Raise ``MeasurementError`` if times imply more than the peak rates: they are in another unit.
+
+        Bandwidth binds cold rows, and all that move more than any cache holds.
+        """
+        found = []
+        for op in self.ops():
+            points = self.of(op)
+            shapes = points.complete(rates)
+            moved = np.broadcast_to(ops.moved(op, shapes, rates), points.seconds.shape)
+            cold = points.table["cold"].to_numpy(bool) | (moved > _CACHES)
+            for what, peak, amount in (("bytes", rates.bandwidth, np.where(cold, moved, 0)),
+                                       ("FLOP", rates.flop_per_s, ops.flop(op, shapes))):
+                over = amount / points.seconds / peak
+                found += [(int(points.table["row"].iloc[i]), f"{describe(points, i)}: {points.seconds[i]:.3g} s imply "
+                           f"{over[i]:.3g} times the peak of {peak:.3g} {what}/s; give time_s in seconds")
+                          for i in np.flatnonzero(over > _ABOVE_PEAK)]
+        _raise(found, name)
+
+
+def read(path: str | Path, form: Any = None) -> Measurements:
+    """Return the measurements in *path*, checked; *form* (default: found) is a part of kind ``measurement_format``.
+
+    Raises ``MeasurementError`` naming rows and reasons, ``ValueError`` if no format knows the file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MeasurementError(f"{path}: no such file; give a table of measurements")
+    kinds = [registry.make("measurement_format", name) for name in registry.names("measurement_format")]
+    part = registry.make("measurement_format", form) if form else next((k for k in kinds if k.matches(path)), None)
+    if part is None:
+        raise MeasurementError(f"{path}: no format knows it; name one: "
+                               f"{', '.join(registry.names('measurement_format'))}")
+    return checked(part.read(path), str(path))
+
+
+def checked(table: pd.DataFrame, name: str = "measurements") -> Measurements:
+    """Return *table* as measurements, optional columns filled in. Raises ``MeasurementError`` naming rows and reasons.
+
+    Rows are counted from 1, as they stand in the table.
+    """
+    missing = [c for c in ("op", "dtype", "time_s") if c not in table]
+    if missing:
+        raise MeasurementError(f"{name}: has no column {', '.join(missing)}; add what is missing")
+    unknown = [c for c in map(str, table) if c not in (*COLUMNS, "row") and not c.startswith("x_")]
+    if unknown:
+        raise MeasurementError(f"{name}: unknown column {unknown[0]!r}{suggest(unknown[0], COLUMNS)}; columns of your "
+                               "own begin with x_")
+    if table.empty:
+        raise MeasurementError(f"{name}: has no rows; give at least one")
+    table = table.reset_index(drop=True)
+    for column, default in DEFAULTS.items():
+        table[column] = table[column].fillna(default).astype(type(default)) if column in table else default
+    table["row"] = np.arange(1, len(table) + 1)
+    _raise(_wrong_cells(table), name)
+    _raise(_wrong_shapes(table), name)
+    _raise(_twice(table), name)
+    return Measurements(table)
+
+
+def joined(parts: list[Measurements]) -> Measurements:
+    """Return the rows of all *parts*; rows of different files may repeat each other only as sentinels."""
+    return parts[0] if len(parts) == 1 else checked(pd.concat([part.table for part in parts], ignore_index=True))
+
+
+def describe(points: Points, i: int) -> str:
+    """Return what is measured in point *i*, in words."""
+    text = [f"{sum(points.table[LOADS].iloc[i]):g} tokens" if n == LOADS else f"{n} {points.shapes[n][i]:g}"
+            for n in points.shapes]
+    return f"{points.op} ({', '.join(text)})"
+
+
+def _wrong_cells(table: pd.DataFrame) -> list[tuple[int, str]]:
+    ok = table["status"] == "ok"
+    time = pd.to_numeric(table["time_s"], errors="coerce")
+    tests = [
+        (~table["op"].isin(MEASURED), "op", lambda v: f"is unknown{suggest(v, MEASURED)}"),
+        (~table["dtype"].isin(DTYPE_BYTES), "dtype", lambda v: f"is unknown{suggest(v, DTYPE_BYTES)}"),
+        (~table["status"].isin(_STATUS), "status", lambda v: f"is none of {', '.join(_STATUS)}"),
+        (~table["split"].isin(_SPLITS), "split", lambda v: f"is none of {', '.join(_SPLITS[1:])}, or empty"),
+        (ok & ~(np.isfinite(time) & (time > 0)), "time_s", lambda v: "must be finite and above 0; mark rows that "
+                                                                   "failed with status error"),
+        (ok & (table["time_p10_s"] > table["time_p90_s"]), "time_p10_s", lambda v: "is above time_p90_s")]
+    return [(int(table["row"][i]), f"{column} {table[column][i]!r} {say(table[column][i])}")
+            for wrong, column, say in tests for i in np.flatnonzero(wrong)]
+
+
+def _wrong_shapes(table: pd.DataFrame) -> list[tuple[int, str]]:
+    found = []
+    for op, rows in table[table["status"] == "ok"].groupby("op"):
+        for name in MEASURED[str(op)].required + MEASURED[str(op)].optional:
+            optional = name in MEASURED[str(op)].optional
+            if name not in rows:
+                found += [] if optional else [(int(rows["row"].iloc[0]), f"{op} has no {name}; add the column")]
+                continue
+            good = rows[name].map(_is_loads) if name == LOADS else _at_least_zero(rows[name])
+            good |= rows[name].isna() if optional else False
+            need = "a list of numbers >= 0" if name == LOADS else "a number >= 0"
+            found += [(int(rows["row"][i]), f"{op} has {name} {rows[name][i]!r}; give {need}") for i in rows.index[~good]]
+    return found
+
+
+def _at_least_zero(cells: pd.Series) -> pd.Series:
+    numbers = pd.to_numeric(cells, errors="coerce")
+    return np.isfinite(numbers) & (numbers >= 0)
+
+
+def _is_loads(cell: Any) -> bool:
+    if not isinstance(cell, (list, tuple, np.ndarray)) or len(cell) == 0:
+        return False
+    numbers = np.asarray(cell)
+    return numbers.dtype.kind in "iuf" and bool((np.isfinite(numbers) & (numbers >= 0)).all())
+
+
+def _twice(table: pd.DataFrame) -> list[tuple[int, str]]:
+    """Return the rows whose point was measured by a row before; sentinels are meant to be."""
+    keys = table[(table["status"] == "ok") & ~table["sentinel"]]
+    names = [c for c in ("op", "dtype", "impl", "cold", "routing", "device", "source", *SHAPES) if c in keys]
+    key = keys[names].assign(**{LOADS: keys[LOADS].map(_text)} if LOADS in keys else {})
+    first = key.assign(row=keys["row"]).groupby(names, dropna=False)["row"].transform("first")
+    return [(int(row), f"{op} repeats row {before}: the same shape, impl, cold, routing, device and source; keep one, or "
+             "mark points that are measured again as sentinel")
+            for row, before, op in zip(keys["row"], first, keys["op"], strict=True) if row != before]
+
+
+def _text(cell: Any) -> str:
+    return "" if not isinstance(cell, (list, tuple, np.ndarray)) else " ".join(f"{v:g}" for v in cell)
+
+
+def _padded(lists: pd.Series) -> np.ndarray:
+    """Return *lists* of numbers as one array, shorter ones filled up with experts that have no tokens."""
+    out = np.zeros((len(lists), max(map(len, lists), default=1)))
+    for i, values in enumerate(lists):
+        out[i, :len(values)] = values
+    return out
+
+
+def _raise(found: list[tuple[int, str]], name: str) -> None:
+    if not found:
+        return
+    found.sort()
+    rest = f"\n{name}: and {len(found) - _SHOWN} more rows" if len(found) > _SHOWN else ""
+    raise MeasurementError("\n".join(f"{name}: row {row}: {fact}" for row, fact in found[:_SHOWN]) + rest)
