@@ -18,10 +18,14 @@ def calibrate(measurements: Annotated[list[Path], typer.Argument(help="Tables of
                                                          "file.")],
               out: Annotated[Path, typer.Option(help="YAML file for the kernels; tables go beside it.")],
               model: Annotated[str, typer.Option(help="Name, or {name: residual, bound: 0.5}.")] = "residual",
-              form: Annotated[str | None, typer.Option("--format", help="Format of the measurements: `moesim list "
-                                                                        "measurement_format`. (default: found)")] = None,
+              form: Annotated[str | None, typer.Option("--format", help="Format: `moesim list measurement_format`. "
+                                                                        "(default: found)")] = None,
               again: Annotated[list[Path] | None, typer.Option(help="A second collection of the same shapes: its "
                                                                     "differences are the noise floor.")] = None,
+              impl: Annotated[list[str] | None, typer.Option(help="Use rows of this kernel where an operator has "
+                                                                  "several; repeat for more.")] = None,
+              cold: Annotated[bool | None, typer.Option("--cold/--warm", help="Use rows measured with cold, or warm, "
+                                                                             "caches only.")] = None,
               dtype: Annotated[str | None, typer.Option(help="Use rows of this data type. (default: the only one)")
                                ] = None,
               source: Annotated[str, typer.Option(help="Where the measurements are from; kept in the file.")] = "",
@@ -36,6 +40,7 @@ def calibrate(measurements: Annotated[list[Path], typer.Argument(help="Tables of
     out = out if out.suffix == ".yaml" else out.with_name(f"{out.name}.yaml")
     kind = yaml_value("--format", form) if form else None
     table, second = _read(measurements, kind), _read(again, kind) if again else None
+    table = table.only(impl or (), cold)
     with waiting("fitting"):
         kernels = fitting.fit(table, hardware, yaml_value("--model", model), seed, dtype)
     if second is not None:

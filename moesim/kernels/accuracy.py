@@ -18,6 +18,15 @@ class Accuracy(Spec):
     rows: int = Field(gt=0)
 
 
+class Noise(Spec):
+    """How far two measurements of one point are from each other, percent: median, mean, p90; ``source``: which two."""
+
+    median: float = Field(ge=0)
+    mean: float = Field(ge=0)
+    p90: float = Field(ge=0)
+    source: str
+
+
 def accuracy(predicted_s: np.ndarray, measured_s: np.ndarray) -> Accuracy:
     """Compare times.
 

@@ -12,7 +12,7 @@ import pandas as pd
 from moesim import config, registry
 from moesim.hardware import Device, Processor
 from moesim.kernels import ops
-from moesim.kernels.accuracy import Accuracy, accuracy
+from moesim.kernels.accuracy import Accuracy, Noise, accuracy
 from moesim.kernels.measurements import LOADS, SHAPES, MeasurementError, Measurements, Points
 from moesim.kernels.model import KernelModel
 from moesim.kernels.models.roofline import Roofline
@@ -20,6 +20,7 @@ from moesim.kernels.rates import Setting, rates
 
 DEVICES = "hw_configs/devices"
 PARTS = ("fit", "test", "reserve")
+_ONE_KERNEL = {"gemm", "moe", "attention_prefill", "attention_decode"}  # a model predicts one kernel of each
 _SHARES = (650, 850)  # per mille: fit below the first, test below the second, the rest is for a last look
 
 
@@ -35,13 +36,16 @@ def fit(measurements: Measurements, hardware: Any, model: Any = "tile", seed: in
     """
     device, processor = device_of(hardware)
     dtype = dtype or _only(measurements.table["dtype"], "data type (dtype)")
-    measurements = Measurements(measurements.table[measurements.table["dtype"] == dtype])
+    measurements = measurements.only(dtype=dtype)
     if not measurements.ops():
         raise MeasurementError(f"no usable rows of {dtype}; kernels of these operators can be fitted: "
                                f"{', '.join(ops.OPS)}")
     bound = rates(processor, dtype)
     measurements.check_peaks(bound)
     points = {op: measurements.of(op) for op in measurements.ops()}
+    for op in _ONE_KERNEL & points.keys():
+        _only(points[op].table["impl"], f"kernel (impl) for {op}")
+        _only(points[op].table["cold"], f"cold for {op}")
     parts = {op: split(rows) for op, rows in points.items()}
     setting = Setting(bound, device.name if device else _only(measurements.table["device"], "device"), dtype)
     fitted = registry.make("kernel_model", model).fitted(
@@ -94,7 +98,7 @@ def judge(kernels: KernelModel, measurements: Measurements, parts: tuple[str, ..
     return found
 
 
-def noise(measurements: Measurements, again: Measurements | None = None) -> dict[str, Accuracy]:
+def noise(measurements: Measurements, again: Measurements | None = None) -> dict[str, Noise]:
     """Return how far repeated measurements of one shape are from each other: what no model can beat.
 
     Repeats are the sentinels of *measurements*, each against the first, or the same shapes in *again*.
@@ -106,7 +110,9 @@ def noise(measurements: Measurements, again: Measurements | None = None) -> dict
         both = first.drop_duplicates("key").merge(second, on="key", suffixes=("", "_again"))
         both = both[both["row"] != both["row_again"]] if again is None else both
         if len(both):
-            found[op] = accuracy(both["time_s_again"].to_numpy(), both["time_s"].to_numpy())
+            apart = accuracy(both["time_s_again"].to_numpy(), both["time_s"].to_numpy())
+            found[op] = Noise(median=apart.median, mean=apart.mean, p90=apart.p90, source=(
+                f"{len(both)} {'repeats' if again is None else 'points of a second collection'}"))
     return found
 
 
@@ -131,7 +137,8 @@ def _hash(loads: Any) -> int:
 def _only(values: pd.Series, what: str) -> str:
     found = sorted(set(values))
     if len(found) != 1:
-        raise MeasurementError(f"the rows have several values of {what}: {', '.join(map(repr, found))}; say which one")
+        raise MeasurementError(f"the rows have several values of {what}: {', '.join(map(repr, found))}; keep one "
+                               "(measurements.only; calibrate --impl, --cold, --dtype)")
     return str(found[0])
 
 

@@ -15,7 +15,7 @@ def add(features: np.ndarray, feature: np.ndarray, threshold: np.ndarray, value:
     Trees are complete and walked level by level, all rows of a block at once, without a branch: unsigned numbers, as
     signed ones would be tested for being negative.
     """
-    inner = uint32(feature.shape[1])
+    inner = feature.shape[1]
     depth = 0
     while (1 << depth) - 1 < inner:
         depth += 1
@@ -34,4 +34,4 @@ def add(features: np.ndarray, feature: np.ndarray, threshold: np.ndarray, value:
                     right = block[uint32(feature_of[k]) * uint32(_BLOCK) + uint32(r)] > threshold_of[k]
                     node[r] = uint32(2) * k + uint32(1) + uint32(right)
             for r in range(rows):
-                out[first + r] += value_of[node[r] - inner]
+                out[first + r] += value_of[node[r] - uint32(inner)]

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from moesim import config, registry, whole
 from moesim.hardware import Device
-from moesim.kernels.accuracy import Accuracy
+from moesim.kernels.accuracy import Accuracy, Noise
 from moesim.kernels.model import KernelModel
 from moesim.kernels.rates import rates
 from moesim.kernels.stored import Stored
@@ -40,7 +40,7 @@ class KernelFile(config.Spec):
     transferred_from: str = ""
     accuracy: dict[str, Accuracy] = Field(default_factory=dict)
     training: dict[str, Accuracy] = Field(default_factory=dict)
-    noise: dict[str, Accuracy] = Field(default_factory=dict)
+    noise: dict[str, Noise] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _says_one_model(self) -> KernelFile:
@@ -66,10 +66,10 @@ def load(name_or_path: str | Path) -> KernelModel:
 
 
 def save(kernels: KernelModel, path: str | Path, source: str = "") -> list[Path]:
-    """Write *kernels* (made by ``fit``) to *path*, a YAML file, and what is too long for it to a Parquet file beside it.
+    """Write *kernels* (made by ``fit``) to *path*, a YAML file, and what is too long for it to Parquet beside it.
 
-    *source* says in words where the measurements are from (added to what they say themselves). Returns the files. Raises
-    ``ValueError`` if the device is not known or the name does not end in .yaml.
+    *source* says in words where the measurements are from (added to what they say themselves). Returns the files.
+    Raises ``ValueError`` if the device is not known or the name does not end in .yaml.
     """
     path = Path(path)
     if path.suffix != ".yaml":
@@ -78,7 +78,7 @@ def save(kernels: KernelModel, path: str | Path, source: str = "") -> list[Path]
         raise ValueError("the kernels do not say which device they are of; fit them with a Device, or its name")
     stored = getattr(kernels.model, _DATA, Stored())
     written = []
-    model = kernels.model
+    model: Any = kernels.model
     if stored:
         data = path.with_suffix(".parquet")
         written.append(data)

@@ -23,6 +23,7 @@ shapes                            as that operator names them; ``tokens_per_expe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,26 +33,15 @@ import pandas as pd
 
 from moesim import registry
 from moesim.kernels import ops
+from moesim.kernels.measurement_checks import LOADS, SHAPES, MeasurementError, filled, raise_all, wrong_rows
 from moesim.kernels.rates import Rates
-from moesim.layers import DTYPE_BYTES
 from moesim.registry import suggest
 
-LOADS = "tokens_per_expert"
-# Not predicted by kernel models, but measured: copies between memories (bytes), and launches without work.
-MEASURED = ops.OPS | {"copy": ops.Op(("bytes",)), "launch": ops.Op(())}
-SHAPES = tuple(dict.fromkeys(n for op in MEASURED.values() for n in op.required + op.optional))
 DEFAULTS: dict[str, Any] = {"time_p10_s": np.nan, "time_p90_s": np.nan, "impl": "", "cold": False, "routing": "",
                             "device": "", "source": "", "split": "", "sentinel": False, "status": "ok"}
 COLUMNS = ("op", "dtype", "time_s", *DEFAULTS, *SHAPES)
-_STATUS = ("ok", "oom", "error")
-_SPLITS = ("", "fit", "test", "reserve")
-_SHOWN = 5          # mistakes that a message lists
 _CACHES = 256e6     # bytes that no cache of a processor holds: rows that move more are cold in any case (assumed)
 _ABOVE_PEAK = 1.1   # share of a peak rate above which a time cannot be true (10 %: clocks differ from the data sheet's)
-
-
-class MeasurementError(ValueError):
-    """Wrong measurements: rows and reasons."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +84,20 @@ class Measurements:
         shapes = {n: _padded(table[n]) if n == LOADS else table[n].to_numpy(float) for n in names}
         return Points(op, shapes, table["time_s"].to_numpy(float), table)
 
+    def only(self, impl: Sequence[str] = (), cold: bool | None = None, dtype: str | None = None) -> Measurements:
+        """Return the rows of the kernels *impl* (of operators that have any of them), *cold* or warm ones, of *dtype*.
+
+        Raises ``MeasurementError`` for a kernel that no row is of.
+        """
+        table = self.table
+        for name in impl:
+            if name not in set(table["impl"]):
+                raise MeasurementError(f"no row is of the kernel {name!r}{suggest(name, sorted(set(table['impl'])))}")
+            op = table["op"].isin(table.loc[table["impl"] == name, "op"])
+            table = table[~op | table["impl"].isin(impl)]
+        table = table if cold is None else table[table["cold"] == cold]
+        return Measurements(table if dtype is None else table[table["dtype"] == dtype])
+
     def check_peaks(self, rates: Rates, name: str = "measurements") -> None:
         """Raise ``MeasurementError`` if times imply more than the peak rates: they are in another unit.
 
@@ -110,8 +114,8 @@ class Measurements:
                 over = amount / points.seconds / peak
                 found += [(int(points.table["row"].iloc[i]), f"{describe(points, i)}: {points.seconds[i]:.3g} s imply "
                            f"{over[i]:.3g} times the peak of {peak:.3g} {what}/s; give time_s in seconds")
-                          for i in np.flatnonzero(over > _ABOVE_PEAK)]
-        _raise(found, name)
+                          for i in np.flatnonzero(over > _ABOVE_PEAK).tolist()]
+        raise_all(found, name)
 
 
 def read(path: str | Path, form: Any = None) -> Measurements:
@@ -145,12 +149,10 @@ def checked(table: pd.DataFrame, name: str = "measurements") -> Measurements:
     if table.empty:
         raise MeasurementError(f"{name}: has no rows; give at least one")
     table = table.reset_index(drop=True)
-    for column, default in DEFAULTS.items():
-        table[column] = table[column].fillna(default).astype(type(default)) if column in table else default
     table["row"] = np.arange(1, len(table) + 1)
-    _raise(_wrong_cells(table), name)
-    _raise(_wrong_shapes(table), name)
-    _raise(_twice(table), name)
+    table = filled(table, DEFAULTS, name)
+    for found in wrong_rows(table):
+        raise_all(found, name)
     return Measurements(table)
 
 
@@ -166,74 +168,9 @@ def describe(points: Points, i: int) -> str:
     return f"{points.op} ({', '.join(text)})"
 
 
-def _wrong_cells(table: pd.DataFrame) -> list[tuple[int, str]]:
-    ok = table["status"] == "ok"
-    time = pd.to_numeric(table["time_s"], errors="coerce")
-    tests = [
-        (~table["op"].isin(MEASURED), "op", lambda v: f"is unknown{suggest(v, MEASURED)}"),
-        (~table["dtype"].isin(DTYPE_BYTES), "dtype", lambda v: f"is unknown{suggest(v, DTYPE_BYTES)}"),
-        (~table["status"].isin(_STATUS), "status", lambda v: f"is none of {', '.join(_STATUS)}"),
-        (~table["split"].isin(_SPLITS), "split", lambda v: f"is none of {', '.join(_SPLITS[1:])}, or empty"),
-        (ok & ~(np.isfinite(time) & (time > 0)), "time_s", lambda v: "must be finite and above 0; mark rows that "
-                                                                   "failed with status error"),
-        (ok & (table["time_p10_s"] > table["time_p90_s"]), "time_p10_s", lambda v: "is above time_p90_s")]
-    return [(int(table["row"][i]), f"{column} {table[column][i]!r} {say(table[column][i])}")
-            for wrong, column, say in tests for i in np.flatnonzero(wrong)]
-
-
-def _wrong_shapes(table: pd.DataFrame) -> list[tuple[int, str]]:
-    found = []
-    for op, rows in table[table["status"] == "ok"].groupby("op"):
-        for name in MEASURED[str(op)].required + MEASURED[str(op)].optional:
-            optional = name in MEASURED[str(op)].optional
-            if name not in rows:
-                found += [] if optional else [(int(rows["row"].iloc[0]), f"{op} has no {name}; add the column")]
-                continue
-            good = rows[name].map(_is_loads) if name == LOADS else _at_least_zero(rows[name])
-            good |= rows[name].isna() if optional else False
-            need = "a list of numbers >= 0" if name == LOADS else "a number >= 0"
-            found += [(int(rows["row"][i]), f"{op} has {name} {rows[name][i]!r}; give {need}") for i in rows.index[~good]]
-    return found
-
-
-def _at_least_zero(cells: pd.Series) -> pd.Series:
-    numbers = pd.to_numeric(cells, errors="coerce")
-    return np.isfinite(numbers) & (numbers >= 0)
-
-
-def _is_loads(cell: Any) -> bool:
-    if not isinstance(cell, (list, tuple, np.ndarray)) or len(cell) == 0:
-        return False
-    numbers = np.asarray(cell)
-    return numbers.dtype.kind in "iuf" and bool((np.isfinite(numbers) & (numbers >= 0)).all())
-
-
-def _twice(table: pd.DataFrame) -> list[tuple[int, str]]:
-    """Return the rows whose point was measured by a row before; sentinels are meant to be."""
-    keys = table[(table["status"] == "ok") & ~table["sentinel"]]
-    names = [c for c in ("op", "dtype", "impl", "cold", "routing", "device", "source", *SHAPES) if c in keys]
-    key = keys[names].assign(**{LOADS: keys[LOADS].map(_text)} if LOADS in keys else {})
-    first = key.assign(row=keys["row"]).groupby(names, dropna=False)["row"].transform("first")
-    return [(int(row), f"{op} repeats row {before}: the same shape, impl, cold, routing, device and source; keep one, or "
-             "mark points that are measured again as sentinel")
-            for row, before, op in zip(keys["row"], first, keys["op"], strict=True) if row != before]
-
-
-def _text(cell: Any) -> str:
-    return "" if not isinstance(cell, (list, tuple, np.ndarray)) else " ".join(f"{v:g}" for v in cell)
-
-
 def _padded(lists: pd.Series) -> np.ndarray:
     """Return *lists* of numbers as one array, shorter ones filled up with experts that have no tokens."""
     out = np.zeros((len(lists), max(map(len, lists), default=1)))
     for i, values in enumerate(lists):
         out[i, :len(values)] = values
     return out
-
-
-def _raise(found: list[tuple[int, str]], name: str) -> None:
-    if not found:
-        return
-    found.sort()
-    rest = f"\n{name}: and {len(found) - _SHOWN} more rows" if len(found) > _SHOWN else ""
-    raise MeasurementError("\n".join(f"{name}: row {row}: {fact}" for row, fact in found[:_SHOWN]) + rest)

@@ -30,6 +30,7 @@ def kernel_utilisation(table: pd.DataFrame, ax: Axes | None = None, *, title: st
         ax.annotate(str(op).replace("_", " "), (0.03, 0.93 - 0.07 * i), xycoords="axes fraction", color=colour[op],
                     fontsize=style.NORMAL)
     best = (100 * table["roofline_s"] / table["measured_s"]).groupby(table["op"]).median()
-    found = f"Half of the {str(best.idxmin()).replace('_', ' ')} kernels reach {best.min():.0f} % of the roofline or less"
+    worst = str(best.idxmin()).replace("_", " ")
+    found = f"Half of the {worst} kernels reach {best.min():.0f} % of the roofline or less"
     return style.finish(ax, style.answer(title, found), "time that the roofline says (µs)",
                         "roofline / time (%), measured, predicted (dashed)")

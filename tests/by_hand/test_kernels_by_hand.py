@@ -20,7 +20,8 @@ RATES = Rates(flop_per_s=1e12, bandwidth=100e9, multiprocessors=4, weight_bytes=
 HALF = {"compute": 0.5, "stream": 0.5}
 TILE = KernelModel(RATES, Tile(
     gemm=GemmTiles(launch="1 us", load=2.0, prologue=0.0, split="1 s", reduce=1.0, **HALF),
-    moe=ExpertTiles(launch="1 us", load=2.0, prologue=0.0, elementwise=0.5, unaligned=0.5, remote=0.5, unpack=0.5, **HALF),
+    moe=ExpertTiles(launch="1 us", load=2.0, prologue=0.0, elementwise=0.5, unaligned=0.5, remote=0.5, unpack=0.5,
+                    **HALF),
     prefill=PrefillTiles(launch="1 us", softmax=0.0, prologue=0.0, wave=1.0, write=0.5, split_below=0.8, **HALF),
     decode=DecodeTiles(launch="1 us", alone=0.25, load=2.0, prologue=0.0, split="1 us", sequence="0 s", **HALF),
     elementwise=StreamTiles(launch="1 us", stream=0.5), gate=StreamTiles(launch="1 us", stream=0.5)))

@@ -68,8 +68,8 @@ class LlmServingSim:
         places = [Path(self.config)] if self.config else [above / relative for above in folder.resolve().parents]
         file = next((place for place in places if place.is_file()), None)
         if file is None:
-            raise ValueError(f"{folder}: the profile does not say the model's widths, and there is no {relative} above; "
-                             "give {name: llmservingsim, config: config.json of the model}")
+            raise ValueError(f"{folder}: the profile does not say the model's widths, and there is no {relative} "
+                             "above; give {name: llmservingsim, config: config.json of the model}")
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
 

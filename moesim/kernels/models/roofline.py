@@ -12,7 +12,7 @@ It knows neither launches nor tiles, so one token costs what the weights cost an
 
 from __future__ import annotations
 
-from typing import ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 

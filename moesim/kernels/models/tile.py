@@ -14,7 +14,7 @@ A product pays whole tiles, so one row more can cost a lot; experts pay for thei
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Annotated, Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 

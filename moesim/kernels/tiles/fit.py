@@ -34,7 +34,8 @@ def constants_of(start: Any, predict: Callable[[Any, Points], np.ndarray], point
     points = points.take(even(points.seconds, seed))
 
     def constants(z: np.ndarray) -> Any:
-        values = {n: min(float(f"{v:.4g}"), LIMITS.get(n, np.inf)) for n, v in zip(names, origin * np.exp(z), strict=True)}
+        short = (float(f"{v:.4g}") for v in origin * np.exp(z))  # files stay readable
+        values = {n: min(v, LIMITS.get(n, np.inf)) for n, v in zip(names, short, strict=True)}
         return dataclasses.replace(start, **{n: text(v, "second") if n in SECONDS else v for n, v in values.items()})
 
     def loss(z: np.ndarray) -> float:
