@@ -31,16 +31,19 @@ def axes(op: str, s: ops.Shapes) -> dict[str, np.ndarray]:
     return {name: _log(value) for name, value in found.items()}
 
 
-def axes_of_rows(op: str, s: ops.Shapes, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the axes of shapes that broadcast to *shape*, float64 [rows, axes]."""
-    return np.stack([np.broadcast_to(a, shape).reshape(-1) for a in axes(op, s).values()], axis=-1)
+def rows_of(sizes: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Return *sizes* (``axes``) that broadcast to *shape* as float64 [rows, axes]."""
+    return np.stack([np.broadcast_to(size, shape).reshape(-1) for size in sizes.values()], axis=-1)
 
 
-def features(op: str, s: ops.Shapes, rates: Rates, tile_s: np.ndarray) -> np.ndarray:
-    """Return float32 [features, rows] for shapes that broadcast to the rows of *tile_s*, the tile model's seconds."""
+def features(op: str, s: ops.Shapes, rates: Rates, tile_s: np.ndarray, sizes: dict[str, np.ndarray]) -> np.ndarray:
+    """Return float32 [features, rows] for shapes that broadcast to the rows of *tile_s*, the tile model's seconds.
+
+    *sizes* are their ``axes``. Experts without tokens change nothing: a device may list them or not.
+    """
     memory = ops.moved(op, s, rates) / rates.bandwidth
     compute = ops.flop(op, s) / rates.flop_per_s
-    found = [*axes(op, s).values(), _log(tile_s), _log(memory / tile_s), _log(compute / tile_s)]
+    found = [*sizes.values(), _log(tile_s), _log(memory / tile_s), _log(compute / tile_s)]
     found += _EXTRA.get(op, _none)(s, rates)
     out = np.empty((len(found), tile_s.size), dtype=np.float32)
     for i, column in enumerate(found):
@@ -78,9 +81,8 @@ def _moe(s: ops.Shapes, rates: Rates) -> list[np.ndarray]:
     sums = np.empty((4, len(flat)))
     loops.loads(flat, sums)
     largest, of16, of64, of128 = sums.reshape(4, *counts.shape[:-1])
-    experts, tokens = counts.shape[-1], np.maximum(s["tokens"], 1)
-    found = [_log(s["rows"]), _log(s["tokens"]), s["matrices"], np.asarray(float(np.log2(experts))),
-             _log(largest * experts / tokens), _log(of16 / np.maximum(of64, 1)), _log(of64 * 64 / tokens),
+    tokens = np.maximum(s["tokens"], 1)
+    found = [_log(s["rows"]), _log(s["tokens"]), s["matrices"], _log(largest / tokens), _log(of16 / np.maximum(of64, 1)), _log(of64 * 64 / tokens),
              _aligned(s["inter"])]
     for blocks, columns in ((of16, 64), (of64, 64), (of128, 128)):
         for width in ((s["matrices"] - 1) * s["inter"], s["hidden"]):

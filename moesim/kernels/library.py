@@ -90,7 +90,7 @@ def save(kernels: KernelModel, path: str | Path, source: str = "") -> list[Path]
                     for op, found in kernels.info[kind].items()}
              for kind in ("accuracy", "training", "noise") if kernels.info.get(kind)}
     yaml, buffer = YAML(), io.StringIO()
-    yaml.width, yaml.default_flow_style = 110, None  # innermost mappings on one line
+    yaml.width, yaml.default_flow_style = 160, None  # innermost mappings on one line
     yaml.dump(text, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
     if stored:

@@ -33,8 +33,10 @@ import pandas as pd
 
 from moesim import registry
 from moesim.kernels import ops
+from moesim.kernels.domain import Domain, ranges
 from moesim.kernels.measurement_checks import LOADS, SHAPES, MeasurementError, filled, raise_all, wrong_rows
 from moesim.kernels.rates import Rates
+from moesim.layers import DTYPE_BYTES
 from moesim.registry import suggest
 
 DEFAULTS: dict[str, Any] = {"time_p10_s": np.nan, "time_p90_s": np.nan, "impl": "", "cold": False, "routing": "",
@@ -62,6 +64,14 @@ class Points:
         """Return the shapes with optional ones filled in."""
         return ops.shapes(self.op, dict(self.shapes), rates)
 
+    def ranges(self, rates: Rates) -> Domain:
+        """Return the measured range of each shape by which a domain is described."""
+        found = ranges(self.op, self.complete(rates))
+        if self.op == "moe":  # lists in one array are as long as the longest
+            experts = self.table[LOADS].map(len)
+            found["experts"] = float(experts.min()), float(experts.max())
+        return found
+
     def __len__(self) -> int:
         return len(self.seconds)
 
@@ -78,10 +88,14 @@ class Measurements:
         return [op for op in ops.OPS if op in usable]
 
     def of(self, op: str) -> Points:
-        """Return the usable points of *op*, optional shapes only where every row has them."""
+        """Return the usable points of *op*; optional shapes that any row has, with their defaults in the others."""
         table = self.table[(self.table["op"] == op) & (self.table["status"] == "ok")].reset_index(drop=True)
-        names = [n for n in ops.OPS[op].required + ops.OPS[op].optional if n in table and table[n].notna().all()]
-        shapes = {n: _padded(table[n]) if n == LOADS else table[n].to_numpy(float) for n in names}
+        shapes = {n: _padded(table[n]) if n == LOADS else table[n].to_numpy(float) for n in ops.OPS[op].required}
+        for name in ops.OPS[op].optional:
+            if name in table and table[name].notna().any():
+                given = table[name].to_numpy(float)
+                shapes[name] = given if not np.isnan(given).any() else np.where(
+                    np.isnan(given), _default(name, table, shapes), given)
         return Points(op, shapes, table["time_s"].to_numpy(float), table)
 
     def only(self, impl: Sequence[str] = (), cold: bool | None = None, dtype: str | None = None) -> Measurements:
@@ -166,6 +180,19 @@ def describe(points: Points, i: int) -> str:
     text = [f"{sum(points.table[LOADS].iloc[i]):g} tokens" if n == LOADS else f"{n} {points.shapes[n][i]:g}"
             for n in points.shapes]
     return f"{points.op} ({', '.join(text)})"
+
+
+def _default(name: str, table: pd.DataFrame, shapes: dict[str, np.ndarray]) -> Any:
+    """Return what the optional shape *name* is in rows that do not say it (as ``ops.shapes`` has it)."""
+    if name == "weight_bytes":
+        return table["dtype"].map(DTYPE_BYTES).to_numpy(float)
+    if name == "matrices":
+        return 3.0
+    if name == "rows":
+        return shapes[LOADS].sum(axis=-1)
+    if name == "head_dim_v":
+        return shapes["head_dim"]
+    return shapes["heads_kv"] * (shapes["head_dim"] + shapes.get("head_dim_v", shapes["head_dim"]))
 
 
 def _padded(lists: pd.Series) -> np.ndarray:

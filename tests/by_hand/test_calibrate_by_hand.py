@@ -41,8 +41,9 @@ def test_accuracy() -> None:
 
 def test_one_tree() -> None:
     # feature 0 <= 1.5: +1; else feature 1 <= 0: +10, else +100. Starts from 0.5.
-    nodes = pd.DataFrame([(-1, 0, -1, 0, 0.5), (0, 0, 0, 1.5, 0), (0, 1, -1, 0, 1), (0, 2, 1, 0.0, 0), (0, 5, -1, 0, 10),
-                          (0, 6, -1, 0, 100)], columns=["tree", "node", "feature", "threshold", "value"])
+    nodes = pd.DataFrame([(-1, 0, -1, 0, 0.5), (0, 0, 0, 1.5, 0), (0, 1, -1, 0, 1), (0, 2, 1, 0.0, 0),
+                          (0, 5, -1, 0, 10), (0, 6, -1, 0, 100)],
+                         columns=["tree", "node", "feature", "threshold", "value"])
     features = np.array([[1.5, 1.6, 1.6, 0.0], [9.0, 0.0, 0.1, -1.0]], dtype=np.float32)
     assert from_table(nodes).predict(features).tolist() == [1.5, 10.5, 100.5, 1.5]
 
@@ -114,8 +115,8 @@ def test_split_goes_by_shape() -> None:
 
 
 def test_who_has_which_tokens_does_not_change_the_part() -> None:
-    table = pd.DataFrame({"op": "moe", "dtype": "bf16", "time_s": 1.0, "hidden": 64.0, "inter": 32.0, "impl": list("ab"),
-                          "tokens_per_expert": [[4, 0, 2], [0, 2, 4]]})
+    table = pd.DataFrame({"op": "moe", "dtype": "bf16", "time_s": 1.0, "hidden": 64.0, "inter": 32.0,
+                          "impl": list("ab"), "tokens_per_expert": [[4, 0, 2], [0, 2, 4]]})
     parts = fitting.split(checked(table).of("moe"))
     assert parts[0] == parts[1]
 

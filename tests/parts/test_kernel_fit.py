@@ -51,7 +51,8 @@ def test_tile_finds_what_made_the_times() -> None:
     assert kernels.model.elementwise.stream == pytest.approx(0.5, rel=0.01)
     for op, found in kernels.info["accuracy"].items():
         assert found.median < 5.0 and found.rows > 10, op  # constants trade off against each other: not exact
-    assert kernels.info["source"] == "made up; kernels: elementwise toy; gemm toy" and kernels.model.fitted_on == H200.name
+    assert kernels.info["source"] == "made up; kernels: elementwise toy; gemm toy"
+    assert kernels.model.fitted_on == H200.name
     assert set(kernels.model.measured) == {"gemm", "elementwise"} and kernels.domain("moe") is None
 
 
@@ -146,8 +147,17 @@ def test_features_of_every_operator(op: str) -> None:
     given = sizes.get(op) or dict.fromkeys(ops.OPS[op].required, np.array([1.0, 2.0, 100.0]))
     rates = bind(H200.processor).rates
     complete = ops.shapes(op, given, rates)
-    found = features(op, complete, rates, np.full(3, 1e-5))
+    found = features(op, complete, rates, np.full(3, 1e-5), axes(op, complete))
     assert found.shape[1] == 3 and len(found) >= len(axes(op, complete)) + 3 and np.isfinite(found).all()
+
+
+def test_experts_that_have_no_tokens_may_be_listed_or_not() -> None:
+    kernels = load("h200-residual")
+    counts = np.array([[4] * 64, [1] * 60 + [100] * 4, [8] * 32 + [0] * 32])
+    padded = np.concatenate([counts, np.zeros((3, 64))], axis=1)
+    times = [kernels.time_s("moe", tokens_per_expert=c, hidden=2048, inter=768) for c in (counts, padded)]
+    assert np.array_equal(*times)
+    assert kernels.domain("moe")["experts"] == (1, 512)
 
 
 def test_transferred_kernels(tmp_path: Path) -> None:
@@ -169,7 +179,7 @@ def test_transferred_kernels(tmp_path: Path) -> None:
     (lambda t: fit(t, 3), "3 is no device"),
     (lambda t: fit(t, "h200", dtype="fp8"), "no usable rows of fp8"),
     (lambda t: fit(t, "h200", "tyle"), "unknown kernel model 'tyle'"),
-    (lambda t: fit(Measurements(t.table.assign(impl=["a", "b"] * 80)[:150]), "h200"), "several values of kernel (impl)"),
+    (lambda t: fit(Measurements(t.table.assign(impl=["a", "b"] * 80)[:150]), "h200"), "several values of kernel"),
     (lambda t: t.only(impl=["toi"]), "no row is of the kernel 'toi'; did you mean 'toy'?"),
     (lambda t: library.save(bind(H200.processor), "x.yaml"), "do not say which device they are of"),
     (lambda t: library.save(fit(t, "h200"), "x.json"), "end the name in .yaml"),
@@ -193,8 +203,8 @@ def test_only_keeps_one_kernel() -> None:
 
 def test_command(table: Measurements, tmp_path: Path) -> None:
     table.table.drop(columns="row").to_csv(tmp_path / "m.csv", index=False)
-    run = CliRunner().invoke(app, ["calibrate", str(tmp_path / "m.csv"), "--hardware", "h200", "--model", "tile", "--out",
-                                   str(tmp_path / "out" / "mine"), "--source", "a test", "--reserve"])
+    run = CliRunner().invoke(app, ["calibrate", str(tmp_path / "m.csv"), "--hardware", "h200", "--model", "tile",
+                                   "--out", str(tmp_path / "out" / "mine"), "--source", "a test", "--reserve"])
     assert run.exit_code == 0, run.output
     assert "operator" in run.stdout and "gemm" in run.stdout and "not measured" in run.stdout
     assert load(tmp_path / "out" / "mine.yaml").info["source"].startswith("a test")

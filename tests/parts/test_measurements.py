@@ -34,6 +34,17 @@ def test_shapes_come_back_as_arrays() -> None:
     assert measurements.describe(both.of("moe"), 1) == "moe (7 tokens, hidden 64, inter 32)"
 
 
+def test_optional_shapes_that_some_rows_have() -> None:
+    experts = pd.DataFrame({"op": "moe", "dtype": "bf16", "hidden": 64.0, "inter": 32.0, "time_s": [1e-5, 2e-5],
+                            "tokens_per_expert": [[1, 2], [3, 0, 4]], "rows": [9.0, None], "matrices": [None, 2.0]})
+    shapes = checked(experts).of("moe").shapes
+    assert shapes["rows"].tolist() == [9, 7] and shapes["matrices"].tolist() == [3, 2]
+    decode = pd.DataFrame({"op": "attention_decode", "dtype": "bf16", "batch": [1.0, 2.0], "kv_len": 8.0,
+                           "heads_q": 4.0, "heads_kv": 2.0, "head_dim": 16.0,
+                           "kv_values": [20.0, None], "time_s": 1e-5})
+    assert checked(decode).of("attention_decode").shapes["kv_values"].tolist() == [20, 64]
+
+
 @pytest.mark.parametrize(("table", "message"), [
     (gemm().drop(columns="time_s"), "t.csv: has no column time_s; add what is missing"),
     (gemm().drop(columns="k"), "t.csv: row 1: gemm has no k; add the column"),
@@ -78,7 +89,7 @@ def test_a_point_measured_again_is_a_sentinel() -> None:
     # 4096 x 4096 weights of 2 bytes are 34 MB: 7 us at 4.8 TB/s. Given as if microseconds were seconds / 1e9.
     ({"time_s": [1.2e-9, 1.4e-9], "cold": True}, r"row 1: gemm \(m 1, n 4096, k 4096\): 1.2e-09 s imply 5\S+ times the "
                                                  r"peak of 4.8e\+12 bytes/s; give time_s in seconds"),
-    ({"m": [1.0, 32768.0], "time_s": [12e-6, 1e-4]}, r"row 2: gemm .*: 0.0001 s imply 11.1 times the peak of .* FLOP/s"),
+    ({"m": [1.0, 32768.0], "time_s": [12e-6, 1e-4]}, r"row 2: gemm .*: 0.0001 s imply 11.1 times .* FLOP/s"),
     ({"n": 65536.0, "k": 65536.0, "time_s": 1e-4}, "row 1: .* bytes/s"),  # 8 GB: in no cache
 ])
 def test_times_in_another_unit_beat_the_peak(columns: dict[str, Any], message: str) -> None:
@@ -128,7 +139,7 @@ def aiconfigurator(path: Path, op: str, rows: list[dict[str, Any]]) -> Path:
 def test_aiconfigurator_attention(tmp_path: Path) -> None:
     row = {"batch_size": 4, "isl": 1, "num_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "step": 99,
            "attn_dtype": "bfloat16", "window_size": 0, "latency": 0.02}
-    rows = [row, row | {"window_size": 128}, row | {"attn_dtype": "int7", "step": 5}]  # windows, unknown types: left out
+    rows = [row, row | {"window_size": 128}, row | {"attn_dtype": "int7", "step": 5}]  # windows, unknown types: out
     points = read(aiconfigurator(tmp_path / "g.parquet", "generation_attention", rows)).of("attention_decode")
     assert len(points) == 1 and points.seconds[0] == pytest.approx(20e-6)
     assert {n: v[0] for n, v in points.shapes.items()} == {
@@ -161,7 +172,8 @@ def test_llmservingsim(tmp_path: Path) -> None:
     (tmp_path / "model_configs" / "org" / "model.json").write_text(json.dumps({
         "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16, "intermediate_size": 96,
         "vocab_size": 1000}))
-    (folder / "dense.csv").write_text("layer,tokens,time_us\nqkv_proj,3,5.0\ngate_up_proj,3,6\nlayernorm,3,2\nodd,3,1\n")
+    (folder / "dense.csv").write_text("layer,tokens,time_us\nqkv_proj,3,5.0\ngate_up_proj,3,6\nlayernorm,3,2\n"
+                                      "odd,3,1\n")
     (folder / "per_sequence.csv").write_text("layer,sequences,time_us\nlm_head,2,9\nsampler,2,4\n")
     (folder / "attention.csv").write_text("prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n16,32,0,0,7\n"
                                           "0,0,4,100,8\n16,0,4,100,9\n")

@@ -1,4 +1,4 @@
-"""moesim's own tables of measurements, CSV or Parquet, as ``moesim measure`` writes them.
+"""Tables of moesim itself, CSV or Parquet, as ``moesim measure`` writes them.
 
 >>> import tempfile, pathlib
 >>> path = pathlib.Path(tempfile.mkdtemp()) / "mine.csv"

@@ -24,7 +24,7 @@ import pandas as pd
 
 from moesim.kernels import ops
 from moesim.kernels.domain import Cells, Domain
-from moesim.kernels.features import axes, axes_of_rows, features
+from moesim.kernels.features import axes, features, rows_of
 from moesim.kernels.forest import Forest, from_table, grow
 from moesim.kernels.models.tile import Tile
 from moesim.kernels.rates import Rates, Setting
@@ -77,10 +77,11 @@ class Residual:
         learned = self._learned(op)
         if learned is None:
             return tile
-        beyond = np.maximum(self._distance(op, shapes, tile.shape) - self.near, 0)
-        weight = np.maximum(1 - beyond / self.fade, 0)
+        sizes = axes(op, shapes)
+        beyond = np.maximum(learned.cells.distance(rows_of(sizes, tile.shape)) - self.near, 0)
+        weight = np.maximum(1 - beyond.reshape(tile.shape) / self.fade, 0)
         positive = np.maximum(tile, np.finfo(float).tiny)  # rows without work
-        correction = learned.forest.predict(features(op, shapes, rates, positive)).reshape(tile.shape)
+        correction = learned.forest.predict(features(op, shapes, rates, positive, sizes)).reshape(tile.shape)
         return tile * np.exp(weight * np.clip(correction, -self.bound, self.bound))
 
     def domain(self, op: str) -> Domain | None:
@@ -89,11 +90,12 @@ class Residual:
 
     def inside(self, op: str, shapes: ops.Shapes) -> np.ndarray:
         """Return where *shapes* lie in those ranges and near a measured point."""
-        ranged = self.tile.inside(op, shapes)
-        if self._learned(op) is None or not np.any(ranged):
+        ranged, learned = self.tile.inside(op, shapes), self._learned(op)
+        if learned is None or not np.any(ranged):
             return ranged
-        shape = np.broadcast_shapes(ranged.shape, *(a.shape for a in axes(op, shapes).values()))
-        return ranged & (self._distance(op, shapes, shape) <= self.near)
+        sizes = axes(op, shapes)
+        shape = np.broadcast_shapes(ranged.shape, *(size.shape for size in sizes.values()))
+        return ranged & (learned.cells.distance(rows_of(sizes, shape)) <= self.near).reshape(shape)
 
     def fitted(self, points: dict[str, Points], setting: Setting, seed: int) -> Residual:
         """Return the model whose tile constants and trees fit *points* of each operator. Needs scikit-learn."""
@@ -103,19 +105,15 @@ class Residual:
             shapes = rows.complete(setting.rates)
             seconds = np.broadcast_to(tile.time_s(setting.rates, op, shapes), rows.seconds.shape)
             missed = np.clip(np.log(rows.seconds / seconds), -self.bound, self.bound)
-            trees = grow(features(op, shapes, setting.rates, seconds), missed, seed)
-            cells = Cells.of(axes_of_rows(op, shapes, seconds.shape))
+            sizes = axes(op, shapes)
+            trees = grow(features(op, shapes, setting.rates, seconds, sizes), missed, seed)
+            cells = Cells.of(rows_of(sizes, seconds.shape))
             where = pd.DataFrame({"tree": np.int16(_CELL), "cell": list(cells.cells)})
             tables.append(pd.concat([trees, where], ignore_index=True).assign(op=op))
         return replace(self, tile=tile, data=Stored(table=pd.concat(tables, ignore_index=True)))
 
     def _learned(self, op: str) -> _Learned | None:
         return self.data.once(op, lambda table: _of(table[table["op"] == op])) if self.data else None
-
-    def _distance(self, op: str, shapes: ops.Shapes, shape: tuple[int, ...]) -> np.ndarray:
-        learned = self._learned(op)
-        assert learned is not None
-        return learned.cells.distance(axes_of_rows(op, shapes, shape)).reshape(shape)
 
 
 def _of(table: pd.DataFrame) -> _Learned | None:

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from moesim.kernels import ops
-from moesim.kernels.domain import Domain, Domains, Names, in_ranges, ranges
-from moesim.kernels.features import axes_of_rows
+from moesim.kernels.domain import Domain, Domains, Names, in_ranges
+from moesim.kernels.features import axes, rows_of
 from moesim.kernels.rates import Rates, Setting
 from moesim.kernels.stored import Stored
 from moesim.registry import part
@@ -86,9 +86,9 @@ class Table:
         for op, rows in points.items():
             shapes = rows.complete(setting.rates)
             roofline = replace(self, data=Stored()).time_s(setting.rates, op, shapes)
-            sizes = axes_of_rows(op, shapes, rows.seconds.shape).astype(np.float32)
+            sizes = rows_of(axes(op, shapes), rows.seconds.shape).astype(np.float32)
             tables.append(pd.DataFrame({"op": op, "sizes": list(sizes), "ratio": np.log(rows.seconds / roofline)}))
-            measured[op] = ranges(op, shapes)
+            measured[op] = rows.ranges(setting.rates)
         return replace(self, data=Stored(table=pd.concat(tables, ignore_index=True)), fitted_on=setting.device,
                        fitted_dtypes=(setting.dtype,), measured=measured)
 
@@ -99,7 +99,7 @@ class Table:
                  ) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and numbers of the nearest points, nearest first, each [rows, neighbours]."""
         count = min(self.neighbours, len(points.ratio))
-        sizes = axes_of_rows(op, shapes, shape)
+        sizes = rows_of(axes(op, shapes), shape)
         distance, which = points.tree.query(sizes, k=[*range(1, count + 1)])  # type: ignore[attr-defined]
         return distance, which
 

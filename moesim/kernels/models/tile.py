@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from moesim.kernels import ops
-from moesim.kernels.domain import Domain, Domains, Names, in_ranges, ranges
+from moesim.kernels.domain import Domain, Domains, Names, in_ranges
 from moesim.kernels.rates import Rates, Setting
 from moesim.kernels.tiles import group_of
 from moesim.kernels.tiles.attention import DecodeTiles, PrefillTiles
@@ -92,7 +92,7 @@ class Tile:
                 return model.time_s(setting.rates, op, some.complete(setting.rates))
 
             groups[GROUPS[op]] = constants_of(getattr(self, GROUPS[op]), predict, rows, seed)
-        measured = {op: ranges(op, rows.complete(setting.rates)) for op, rows in points.items()}
+        measured = {op: rows.ranges(setting.rates) for op, rows in points.items()}
         return replace(self, **groups, fitted_on=setting.device, fitted_dtypes=(setting.dtype,), measured=measured)
 
     def _gate(self, rates: Rates, s: ops.Shapes) -> np.ndarray:
