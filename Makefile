@@ -35,7 +35,7 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.core
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[torch,transformers,dev]'
+	$(PIP) --editable '.[torch,transformers,fit,dev]'
 	touch $@
 
 clean:

@@ -10,7 +10,23 @@ many. Operators and shape names are in ``moesim.kernels.ops``.
 ['12 us', '15 us', '177 us']
 """
 
+from typing import TYPE_CHECKING, Any
+
 from moesim.kernels.library import load
 from moesim.kernels.model import KernelModel, bind
 
-__all__ = ["KernelModel", "bind", "load"]
+if TYPE_CHECKING:
+    from moesim.kernels.fitting import fit
+    from moesim.kernels.measurements import read
+
+__all__ = ["KernelModel", "bind", "fit", "load", "read"]
+
+
+def __getattr__(name: str) -> Any:  # pandas and scipy are loaded when something is fitted
+    if name == "fit":
+        from moesim.kernels import fitting
+        return fitting.fit
+    if name == "read":
+        from moesim.kernels import measurements
+        return measurements.read
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from moesim import registry
 from moesim.kernels import ops
-from moesim.kernels.rates import Processor, Rates, rates
+from moesim.kernels.domain import Domain
+from moesim.kernels.rates import Processor, Rates, Setting, rates
 
-Domain = dict[str, tuple[float, float]]
-
+if TYPE_CHECKING:
+    from moesim.kernels.measurements import Points
 
 class Model(Protocol):
-    """The part behind a ``KernelModel``: predicts times from rates and shapes alone.
+    """The part behind a ``KernelModel``: predicts times from rates and complete shapes (``ops.shapes``) alone.
 
     ``fitted_on``: part of the name of the device that its constants were fitted on ("" if none were);
     ``fitted_dtypes``: the weights' dtypes in those measurements.
     """
 
-    fitted_on: ClassVar[str]
-    fitted_dtypes: ClassVar[frozenset[str]]
+    @property
+    def fitted_on(self) -> str: ...
+
+    @property
+    def fitted_dtypes(self) -> tuple[str, ...]: ...
 
     def time_s(self, rates: Rates, op: str, shapes: ops.Shapes) -> np.ndarray:
-        """Return seconds; *shapes* are complete (``ops.shapes``)."""
+        """Return seconds."""
 
     def domain(self, op: str) -> Domain | None:
         """Return the range of each shape in which *op* was measured, or None if it never was."""
+
+    def inside(self, op: str, shapes: ops.Shapes) -> np.ndarray:
+        """Return where *shapes* lie in the measured domain, which may be narrower than its ranges."""
+
+    def fitted(self, points: dict[str, Points], setting: Setting, seed: int) -> Model:
+        """Return the model that fits the *points* of each operator."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class KernelModel:
     model: Model
     dtype: str = "bf16"
     info: dict[str, Any] = field(default_factory=dict, compare=False)
+    device: Any = field(default=None, compare=False)
 
     def time_s(self, op: str, **shapes: Any) -> np.ndarray:
         """Return the seconds of *op* for every row of *shapes*; exactly 0 where there is nothing to do.
@@ -58,15 +69,7 @@ class KernelModel:
     def in_domain(self, op: str, **shapes: Any) -> np.ndarray:
         """Return, for every row, whether its shapes lie inside the measured domain (rows without work do)."""
         complete = ops.shapes(op, shapes, self.rates)
-        inside = np.asarray(ops.idle(op, complete))
-        domain = self.model.domain(op)
-        if domain is None:
-            return inside
-        found = ops.ranged(op, complete)
-        measured = np.asarray(True)
-        for name, (low, high) in domain.items():
-            measured = measured & (found[name] >= low) & (found[name] <= high)
-        return inside | measured
+        return ops.idle(op, complete) | self.model.inside(op, complete)
 
 
 def bind(processor: Processor, model: Any = "tile", dtype: str = "bf16") -> KernelModel:

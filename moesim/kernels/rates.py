@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from moesim.layers import DTYPE_BYTES
 from moesim.registry import suggest
@@ -47,6 +47,14 @@ class Rates:
     def bandwidth_each(self) -> float:
         """Bytes/s of one multiprocessor when all share the memory evenly."""
         return self.bandwidth / self.multiprocessors
+
+
+class Setting(NamedTuple):
+    """Where measurements were made: rates of the processor, name of the device, data type of the weights."""
+
+    rates: Rates
+    device: str
+    dtype: str
 
 
 def rates(processor: Processor, dtype: str) -> Rates:

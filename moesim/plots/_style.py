@@ -113,6 +113,12 @@ def need(table: pd.DataFrame, columns: Iterable[str], plot: str) -> pd.DataFrame
     return table
 
 
+def held_out(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of *table* that were not fitted (column split), or all if it has no others."""
+    unseen = table["split"] != "fit" if "split" in table else pd.Series(True, table.index)
+    return table[unseen] if unseen.any() else table
+
+
 def keys(table: pd.DataFrame) -> list[str]:
     """Return which of the columns that tell points apart *table* has: placement, mode."""
     return [c for c in ("placement", "mode") if c in table]

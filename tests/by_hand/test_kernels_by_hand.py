@@ -14,16 +14,17 @@ from moesim.kernels.models.roofline import Roofline
 from moesim.kernels.models.tile import Tile
 from moesim.kernels.rates import Rates
 from moesim.kernels.tiles.attention import DecodeTiles, PrefillTiles
-from moesim.kernels.tiles.matrix import ExpertTiles, GemmTiles
+from moesim.kernels.tiles.matrix import ExpertTiles, GemmTiles, StreamTiles
 
 RATES = Rates(flop_per_s=1e12, bandwidth=100e9, multiprocessors=4, weight_bytes=2, value_bytes=2)
 HALF = {"compute": 0.5, "stream": 0.5}
 TILE = KernelModel(RATES, Tile(
     gemm=GemmTiles(launch="1 us", load=2.0, prologue=0.0, split="1 s", reduce=1.0, **HALF),
-    moe=ExpertTiles(launch="1 us", load=2.0, prologue=0.0, elementwise=0.5, unaligned=0.5, unpack=0.5, **HALF),
+    moe=ExpertTiles(launch="1 us", load=2.0, prologue=0.0, elementwise=0.5, unaligned=0.5, remote=0.5, unpack=0.5,
+                    **HALF),
     prefill=PrefillTiles(launch="1 us", softmax=0.0, prologue=0.0, wave=1.0, write=0.5, split_below=0.8, **HALF),
     decode=DecodeTiles(launch="1 us", alone=0.25, load=2.0, prologue=0.0, split="1 us", sequence="0 s", **HALF),
-    stream=0.5))
+    elementwise=StreamTiles(launch="1 us", stream=0.5), gate=StreamTiles(launch="1 us", stream=0.5)))
 ROOF = KernelModel(RATES, Roofline())
 
 

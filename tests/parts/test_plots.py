@@ -32,9 +32,12 @@ LINKS = pd.DataFrame({"placement": ["linear"] * 2 + ["joint"] * 2, "class": ["sc
 REQUESTS = pd.DataFrame({"placement": ["linear"] * 3 + ["lpt"] * 3, "ttft_s": 0.1,
                          "tpot_s": [0.020, 0.022, np.nan, 0.010, 0.011, 0.012]})
 FABRIC = LeafSpine(leaves=2, spines=2, hosts_per_leaf=2).links().assign(load_bytes=1e6)
+KERNELS = pd.DataFrame({"op": ["gemm"] * 3 + ["moe"] * 3, "split": ["fit", "test", "test"] * 2,
+                        "measured_s": [1e-5, 2e-5, 4e-5, 1e-4, 2e-4, 4e-4], "roofline_s": [5e-6, 1e-5, 3e-5] * 2,
+                        "predicted_s": [2e-5, 2.1e-5, 4e-5, 1e-4, 2.4e-4, 4e-4]})
 TABLES: dict[str, pd.DataFrame] = {
     "affinity": PAIRS, "affinity_layers": LAYERS, "breakdown": PHASES, "device_load": LOAD, "fabric": FABRIC,
-    "latency_cdf": REQUESTS,
+    "latency_cdf": REQUESTS, "kernel_prediction": KERNELS, "kernel_utilisation": KERNELS, "kernel_error": KERNELS,
     "links": LINKS, "pareto": POINTS}
 
 

@@ -131,3 +131,17 @@ def experts(counts: np.ndarray, shapes: np.ndarray, value_bytes: float, speeds: 
         both = (_grouped(blocks, active, tokens, up, speeds, prices[0])
                 + _grouped(blocks, active, tokens, down, speeds, prices[1]))
         out[r] = both if down.k * value_bytes % 32 == 0 else both / unaligned
+
+
+@njit(cache=True, nogil=True)
+def loads(counts: np.ndarray, out: np.ndarray) -> None:
+    """Fill *out* [4, rows] with the most tokens of an expert, and with its blocks of 16, 64 and 128 rows."""
+    for r in range(counts.shape[0]):
+        largest = of16 = of64 = of128 = 0
+        for e in range(counts.shape[1]):
+            t = int(np.ceil(counts[r, e]))
+            largest = max(largest, t)
+            of16 += (t + 15) >> 4
+            of64 += (t + 63) >> 6
+            of128 += (t + 127) >> 7
+        out[0, r], out[1, r], out[2, r], out[3, r] = largest, of16, of64, of128

@@ -1,4 +1,4 @@
-"""Dense and expert matrix products as tiles."""
+"""Dense and expert matrix products as tiles, and kernels that only move bytes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,22 @@ def _speeds(rates: Rates, constants: GemmTiles | ExpertTiles) -> tuple[float, ..
     return (float(rates.multiprocessors), float(rates.flop_per_s_each * constants.compute),
             float(rates.bandwidth_each * constants.load), float(rates.bandwidth * constants.stream),
             float(constants.prologue))
+
+
+@part
+class StreamTiles:
+    """Constants of a kernel that only reads and writes: ``launch``, ``stream``: reached share of the memory bandwidth.
+
+    Defaults: launch of a product in the same tables; 0.86-0.89 measured for weights streamed by a one-row product, H200
+    (assumed the same here).
+    """
+
+    launch: Seconds = 2.4e-6
+    stream: float = 0.87
+
+    def time_s(self, rates: Rates, moved: np.ndarray) -> np.ndarray:
+        """Return seconds of *moved* bytes."""
+        return self.launch + moved / (rates.bandwidth * self.stream)
 
 
 @part
@@ -61,7 +77,8 @@ class ExpertTiles:
     ``stream``, ``load``, ``prologue``: as for a dense product. ``elementwise``: share of the memory bandwidth that
     activation and sum reach. ``unaligned``: share of the rates left when inter is no multiple of 32 bytes (slices of
     odd widths). ``unpack``: the same when weights of less than a byte are unpacked to 16 bit (mxfp4 kernels of
-    vLLM 0.18, gpt-oss, H200). Sorting tokens by expert is included.
+    vLLM 0.18, gpt-oss, H200). ``remote``: rate, in memory bandwidths, at which zeros are written for rows of other
+    devices' experts (vLLM's EP > 1 path). Sorting tokens by expert is included.
     """
 
     launch: Seconds = 28.1e-6
@@ -71,6 +88,7 @@ class ExpertTiles:
     prologue: float = 413.0
     elementwise: float = 0.415
     unaligned: float = 0.33
+    remote: float = 1.82
     unpack: float = 0.6
 
     def time_s(self, rates: Rates, s: Shapes) -> np.ndarray:
@@ -86,5 +104,6 @@ class ExpertTiles:
                       float(self.unaligned), out)
         products = out.reshape(shape) / np.where(s["weight_bytes"] < 1, self.unpack, 1.0)
         # Activation reads (matrices - 1) * inter and writes inter per row; the sum reads hidden.
-        values = s["rows"] * (s["matrices"] * s["inter"] + s["hidden"])
-        return self.launch + products + values * rates.value_bytes / (rates.bandwidth * self.elementwise)
+        values = s["rows"] * (s["matrices"] * s["inter"] + s["hidden"]) / self.elementwise
+        zeros = np.maximum(s["rows"] - s["tokens"], 0) * ((s["matrices"] - 1) * s["inter"] + s["hidden"]) / self.remote
+        return self.launch + products + (values + zeros) * rates.value_bytes / rates.bandwidth
