@@ -24,9 +24,9 @@ def add_norm(residual: Tensor, block: Tensor, weight: Tensor) -> tuple[Tensor, T
     return residual, F.rms_norm(residual, weight.shape, weight, EPS)
 
 
-def gate(hidden: Tensor, weight: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+def gate(hidden: Tensor, weight: Tensor, top_k: int, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the weights [T, K], which sum to 1, and the experts [T, K] that a softmax gate chooses."""
-    weights, ids = F.linear(hidden, weight).softmax(-1).topk(top_k, dim=-1)
+    weights, ids = F.linear(hidden, weight, bias).softmax(-1).topk(top_k, dim=-1)
     return weights / weights.sum(-1, keepdim=True), ids
 
 

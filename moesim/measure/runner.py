@@ -42,6 +42,7 @@ class Bench:
 
         self.target = target
         self.pool = Pool(target.kind, target.torch_dtype, seed)
+        self.kept: dict[str, Any] = {}  # what a block built for one point and may need for the next
 
 
 def planned(target: Target, options: Options = Options()) -> Plan:
