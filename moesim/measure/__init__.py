@@ -5,7 +5,8 @@ every row is on disk before the next begins, and a run that was stopped goes on 
 (``moesim list bench``). Needs PyTorch; never touches clocks or settings of the device.
 """
 
+from moesim.measure.environment import busy
 from moesim.measure.runner import Options, drift, measure, planned
 from moesim.measure.target import Target, find
 
-__all__ = ["Options", "Target", "drift", "find", "measure", "planned"]
+__all__ = ["Options", "Target", "busy", "drift", "find", "measure", "planned"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def best_rates(table: pd.DataFrame, dtype: str, multiprocessors: int) -> tuple[f
     """Return FLOP/s of the fastest operator and bytes/s of the fastest cold one in the measurements *table*.
 
     Bytes are those that the operator cannot avoid. A short call may find part of them in a cache, so that only calls of
-    at least 100 us count, unless there is none. Raises ``ValueError`` if nothing that computes, or nothing cold, is there.
+    at least 100 us count, unless there is none. Raises ``ValueError`` if nothing computes, or nothing is cold.
     """
     value = DTYPE_BYTES[dtype]
     rates = Rates(1.0, 1.0, multiprocessors, value, value)
@@ -36,8 +37,8 @@ def best_rates(table: pd.DataFrame, dtype: str, multiprocessors: int) -> tuple[f
             flop = max(flop, amount / row["time_s"])
             moved = max(moved, size / row["time_s"] if row["cold"] else 0.0)
     if not flop or not moved:
-        raise ValueError(f"no {dtype} measurement of {'a product' if not flop else 'anything cold'}; measure the blocks "
-                         f"dense_gemm and memory first")
+        what = "a product" if not flop else "anything cold"
+        raise ValueError(f"no {dtype} measurement of {what}; measure the blocks dense_gemm and memory first")
     return flop, moved
 
 
@@ -50,8 +51,12 @@ def _work(op: str, row: dict[str, Any], rates: Rates) -> tuple[float, float]:
     return float(ops.flop(op, shapes)), float(ops.moved(op, shapes, rates))
 
 
-def device(target: Target, table: pd.DataFrame, date: str) -> Device:
-    """Return *target* as a device of ``hw_configs/devices``; its peaks are the best rates in *table*."""
+def device(target: Target, table: pd.DataFrame, date: str = "") -> Device:
+    """Return *target* as a device of ``hw_configs/devices``; its peaks are the best rates in *table*.
+
+    *date*: of the measurements (default: today).
+    """
+    date = date or datetime.date.today().isoformat()
     flop, moved = best_rates(table, target.dtype, target.threads)
     peak = {target.dtype: text(flop, "flop/second")}
     if not {"bf16", "fp16"} & set(peak):
@@ -75,5 +80,5 @@ def as_yaml(found: Device) -> str:
 
     body = io.StringIO()
     YAML(typ="safe", pure=True).dump(found.dump(), body)
-    return (f"# Written by moesim measure. peak and bandwidth: measured ceilings, the best rate of any kernel there, not a\n"
-            f"# data sheet. capacity: what was free for buffers. Power: assumed, not measured.\n{body.getvalue()}")
+    return ("# Written by moesim measure. peak and bandwidth: measured ceilings, the best rate of any kernel, not\n"
+            f"# a data sheet. capacity: what was free for buffers. Power: assumed, not measured.\n{body.getvalue()}")

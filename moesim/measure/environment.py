@@ -58,6 +58,15 @@ def smi() -> dict[str, str] | None:
     return dict(zip(SMI, (value.strip() for value in answer.stdout.split(",")), strict=False))
 
 
+def busy() -> str:
+    """Return a warning if other programs want as many processors as this one leaves free; "" if not."""
+    load, processors = _load(), os.cpu_count() or 1
+    if load is None or load <= processors + 0.5:
+        return ""
+    return (f"the machine is busy: {load:g} processes want {processors} processors (mean of the last minute); times "
+            f"are too long, measure again when it is idle")
+
+
 def _load() -> float | None:
     """Return the mean number of running processes over the last minute: a machine that is not idle measures badly."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

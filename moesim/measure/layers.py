@@ -91,7 +91,8 @@ def decode_sdpa(q: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int])
     """
     grouped = q.view(len(q), keys.shape[1], -1, q.shape[-1])
     if len(set(lengths)) == 1:
-        return F.scaled_dot_product_attention(grouped, keys[:, :, : lengths[0]], values[:, :, : lengths[0]]).view(q.shape)
+        n = lengths[0]
+        return F.scaled_dot_product_attention(grouped, keys[:, :, :n], values[:, :, :n]).view(q.shape)
     parts = [F.scaled_dot_product_attention(grouped[i : i + 1], keys[i : i + 1, :, :n], values[i : i + 1, :, :n])
              for i, n in enumerate(lengths)]
     return torch.cat(parts).view(q.shape)

@@ -55,8 +55,16 @@ def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0) -
         taken = _taken(items, share * sum(item.cost_s for item in items), rng)
         left_out[block] = len(items) - len(taken)
         chosen += taken
-    order = [chosen[i] for i in rng.permutation(len(chosen))]
+    order = _together([chosen[i] for i in rng.permutation(len(chosen))])
     return Plan(order, _sentinels(order, SENTINEL_SHARE * budget_s / TURNS), left_out)
+
+
+def _together(items: list[Item]) -> list[Item]:
+    """Return *items* with the points of a group behind the first of them."""
+    place: dict[str, int] = {}
+    for i, item in enumerate(items):
+        place.setdefault(item.point.group or item.point.key, i)
+    return sorted(items, key=lambda item: place[item.point.group or item.point.key])
 
 
 def _taken(items: list[Item], budget_s: float, rng: np.random.Generator) -> list[Item]:
@@ -79,5 +87,6 @@ def _fitting(items: list[Item], budget_s: float) -> tuple[list[Item], float]:
 
 def _sentinels(items: list[Item], budget_s: float) -> list[Item]:
     """Return up to ``SENTINELS`` of *items* by their keys: the same ones whenever the same points are measured."""
-    ordinary = [item for item in sorted(items, key=lambda item: item.point.key) if not item.point.guess_s]
+    kernels = [item for item in items if not (item.point.guess_s or item.point.whole_s)]
+    ordinary = sorted(kernels, key=lambda item: item.point.key)
     return _fitting(ordinary, budget_s)[0][:SENTINELS]

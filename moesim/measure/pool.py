@@ -50,6 +50,10 @@ class Pool:
         size = sum(prod(shape) for shape in shapes) * self._dtype.itemsize
         return self.sets(shapes, int(min(max(-(-ring_bytes // max(size, 1)), 1), MOST)), shared)
 
+    def clear(self) -> None:
+        """Give the memory back; what was handed out keeps its own."""
+        self._block = torch.empty(0, dtype=self._dtype, device=self._device)
+
     def _step(self, shape: tuple[int, ...]) -> int:
         """Return the values from the beginning of a tensor of *shape* to that of the next."""
         return -(-prod(shape) * self._dtype.itemsize // ALIGN) * ALIGN // self._dtype.itemsize

@@ -31,7 +31,7 @@ class Options:
     blocks: tuple[str, ...] = ()
     budget_s: float = float("inf")
     seed: int = 0
-    effort: timing.Effort = timing.Effort()
+    effort: timing.Effort = timing.NORMAL
 
 
 class Bench:
@@ -56,7 +56,7 @@ def planned(target: Target, options: Options = Options()) -> Plan:
             point = dataclasses.replace(point, dtype=point.dtype or target.dtype)
             if point.shape_key not in seen:
                 seen.add(point.shape_key)
-                cost = timing.cost_s(target.kind, target.guess_s(point), options.effort)
+                cost = point.whole_s or timing.cost_s(target.kind, target.guess_s(point), options.effort)
                 points[name].append(Item(name, point, cost))
     return plan(points, options.budget_s, options.seed)
 
@@ -97,8 +97,8 @@ def _check_same(folder: Path, now: dict[str, Any]) -> None:
     before = json.loads(file.read_text(encoding="utf-8"))
     for name in SAME:
         if before.get(name) != now[name]:
-            raise ValueError(f"{folder}: holds measurements with {name} {before.get(name)!r}, and this is {now[name]!r}; "
-                             f"measure into another folder")
+            raise ValueError(f"{folder}: holds measurements with {name} {before.get(name)!r}, and this is "
+                             f"{now[name]!r}; measure into another folder")
 
 
 class _Run:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,10 @@ from moesim.measure.target import Target
 from moesim.model import ModelSpec
 
 KIT = {"cpu": ("expert_loop", "rope_cache_sdpa"), "cuda": ("triton_fused", "rope_cache_triton")}  # experts, decode
+
+
+Cache = list[list[tuple[Tensor, Tensor]]]                    # of every layer, of every prompt and of decoding
+Experts = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,33 +53,35 @@ class Step:
 class Stack:
     """The layers of *model*, with random weights, on *target*.
 
-    ``skew``: exponent of the experts' popularity (a bias of the gate's logits; 0: what random weights give).
     Raises ``ValueError`` for a model that this stack cannot run: latent attention, windows, layers without experts.
     """
 
-    def __init__(self, model: ModelSpec, target: Target, seed: int = 0, skew: float = 0.0):
+    def __init__(self, model: ModelSpec, target: Target, seed: int = 0):
         self.heads = _checked(model)
         self.model, self.target = model, target
         self._random = torch.Generator(target.kind).manual_seed(seed)
-        rng = np.random.default_rng(seed)
         h, e, inter = model.hidden, model.n_experts, model.moe.ffn
         self.layers = [{
-            "qkv": self._normal(self.heads.all_widths, h), "out": self._normal(h, self.heads.queries * self.heads.width),
+            "qkv": self._normal(self.heads.all_widths, h),
+            "out": self._normal(h, self.heads.queries * self.heads.width),
             "gate": self._normal(e, h), "up": self._normal(e, 2 * inter, h), "down": self._normal(e, h, inter),
-            "bias": self._bias(e, skew, rng),
         } for _ in range(model.layers)]
         self._norm = torch.ones(h, dtype=target.torch_dtype, device=target.kind)
         self.head = self._normal(model.vocabulary, h)
         self._experts, self.capture = engines.experts(KIT[target.kind][0])
+        self.skew(0.0)
 
     def _normal(self, *shape: int) -> Tensor:
         """Return weights that keep the size of what they multiply: variance 1 / inputs."""
         empty = torch.empty(shape, dtype=self.target.torch_dtype, device=self.target.kind)
         return empty.normal_(0.0, shape[-1] ** -0.5, generator=self._random)
 
-    def _bias(self, experts: int, skew: float, rng: np.random.Generator) -> Tensor:
-        bias = -skew * np.log(1 + rng.permutation(experts))
-        return torch.tensor(bias, dtype=self.target.torch_dtype, device=self.target.kind)
+    def skew(self, exponent: float) -> None:
+        """Make the r-th expert of every layer r ** -*exponent* as popular, by a bias of the gate's logits."""
+        rng = np.random.default_rng(0)
+        for weights in self.layers:
+            bias = -exponent * np.log(1 + rng.permutation(self.model.n_experts))
+            weights["bias"] = torch.tensor(bias, dtype=self.target.torch_dtype, device=self.target.kind)
 
     def hidden(self, step: Step) -> Tensor:
         """Return new random hidden states for the tokens of *step*, prompts first: [T, H]."""
@@ -84,17 +89,19 @@ class Stack:
         empty = torch.empty(shape, dtype=self.target.torch_dtype, device=self.target.kind)
         return empty.normal_(0.0, 1.0, generator=self._random)
 
-    def cache(self, step: Step) -> list[list[tuple[Tensor, Tensor]]]:
+    def cache(self, step: Step) -> Cache:
         """Return the cached keys and values of *step*: for every layer one pair per prompt, then that of decoding."""
         sizes = [(1, p) for p in step.prompts] + ([(len(step.contexts), max(step.contexts))] if step.contexts else [])
         shapes = [(b, self.heads.keys, s, self.heads.width) for b, s in sizes]
         return [[(self._normal(*shape), self._normal(*shape)) for shape in shapes] for _ in self.layers]
 
-    def runner(self, step: Step, cache: list[list[tuple[Tensor, Tensor]]]) -> Callable[..., Tensor]:
+    def runner(self, step: Step, cache: Cache, experts: Experts | None = None) -> Callable[..., Tensor]:
         """Return the function that runs *step*: hidden states [T, H] to logits [sequences, vocabulary].
 
-        If it is given a list too, it appends the experts [T, K] of every layer.
+        If it is given a list too, it appends the experts [T, K] of every layer. *experts* (default: those of the
+        stack) is a function of the layer's number, hidden states, shares and chosen experts.
         """
+        experts = experts or self._resident
         device, width, dtype = self.target.kind, self.heads.width, self.target.torch_dtype
         attends = [self._prompt(p, n) for p, n in zip(step.prompts, step.new, strict=True)]
         sizes = [*step.new]
@@ -109,7 +116,7 @@ class Stack:
 
         def run(hidden: Tensor, routed: list[Tensor] | None = None) -> Tensor:
             residual, block = hidden, torch.zeros_like(hidden)
-            for weights, pairs in zip(self.layers, cache, strict=True):
+            for layer, (weights, pairs) in enumerate(zip(self.layers, cache, strict=True)):
                 residual, normed = layers.add_norm(residual, block, self._norm)
                 parts = F.linear(normed, weights["qkv"]).split(sizes)
                 mixed = [attend(part, pair) for attend, part, pair in zip(attends, parts, pairs, strict=True)]
@@ -118,18 +125,21 @@ class Stack:
                 share, ids = layers.gate(normed, weights["gate"], self.model.top_k, weights["bias"])
                 if routed is not None:
                     routed.append(ids)
-                block = self._experts(normed, share, ids, weights["up"], weights["down"])
+                block = experts(layer, normed, share, ids)
             _, normed = layers.add_norm(residual, block, self._norm)
             return F.linear(normed[sampled], self.head)
 
         return run
+
+    def _resident(self, layer: int, normed: Tensor, share: Tensor, ids: Tensor) -> Tensor:
+        return self._experts(normed, share, ids, self.layers[layer]["up"], self.layers[layer]["down"])
 
     def _prompt(self, length: int, new: int) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
         positions = torch.arange(length - new, length, device=self.target.kind)
         angles = layers.rotation(positions, self.heads.width, self.target.torch_dtype)
         return lambda qkv, pair: layers.attend_prefill(qkv, pair, self.heads, length - new, angles)
 
-    def routed(self, step: Step, cache: Any, hidden: Tensor) -> np.ndarray:
+    def routed(self, step: Step, cache: Cache, hidden: Tensor) -> np.ndarray:
         """Return the experts that the tokens of *step* choose: int64 [T, layers, K]."""
         found: list[Tensor] = []
         self.runner(step, cache)(hidden, found)

@@ -79,6 +79,7 @@ def find(kind: Kind, dtype: str = "", threads: int = 0) -> Target:
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} cannot be measured; use one of {', '.join(DTYPES)}")
     flop, moved = GUESS[kind]
+    free: float
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise ValueError("no CUDA GPU that PyTorch can use; measure with --device cpu, or install a CUDA PyTorch")

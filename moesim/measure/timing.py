@@ -28,7 +28,10 @@ class Effort(NamedTuple):
     replays: int = REPLAYS
 
 
-def cost_s(kind: str, call_s: float, effort: Effort = Effort()) -> float:
+NORMAL = Effort()
+
+
+def cost_s(kind: str, call_s: float, effort: Effort = NORMAL) -> float:
     """Return about how long measuring a call of *call_s* takes, buffers and bookkeeping included."""
     if kind == "cpu":
         replays = min(max(CPU_SECONDS / max(call_s, SHORTEST), effort.replays), CPU_REPLAYS)
@@ -36,7 +39,7 @@ def cost_s(kind: str, call_s: float, effort: Effort = Effort()) -> float:
     return 0.02 + call_s * GRAPH_CALLS * (effort.replays + 2) + effort.warmups * call_s
 
 
-def measure(kind: str, work: Work, effort: Effort = Effort()) -> Timing:
+def measure(kind: str, work: Work, effort: Effort = NORMAL) -> Timing:
     """Run *work* and return its replays."""
     if work.own is not None:
         return work.own()

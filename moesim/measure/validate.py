@@ -1,13 +1,14 @@
 """Predict steps of layer stacks that no fit has seen, measure them, and put the two side by side.
 
-The whole chain: benchmark -> measurements -> ``moesim.kernels.fit`` -> the simulator's price of a step, with the routing
-that the stack really had. Nothing of a stack is measured before it is predicted: its widths are in no block's shapes.
+The whole chain: benchmark -> measurements -> ``moesim.kernels.fit`` -> the simulator's price of a step, with the
+routing that the stack really had. No product or expert of these stacks is among the shapes of the blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from moesim.model import ModelSpec
 if TYPE_CHECKING:
     from moesim.measure.stack import Step
 
+# What a step is made of, and the ceilings.
+BLOCKS = ("activated_experts", "attention_decode", "attention_prefill", "dense_gemm", "elementwise", "experts",
+          "memory", "router")
 INPUTS = 4        # sets of hidden states, each with a routing of its own
 ADD_NORM = "add_rms_norm"
 # Which measured kernels stand for the operators of a step: those that the stack runs.
@@ -40,7 +44,7 @@ UNSEEN = {
 DECODE = {"cpu": ((1, 96), (1, 700), (3, 300), (6, 160), (12, 90), (24, 200), (24, 48)),   # sequences, context
           "cuda": ((1, 1500), (6, 3000), (24, 6000), (48, 1500), (96, 3000), (200, 1500))}
 PROMPTS = {"cpu": (24, 72, 150, 300), "cuda": (384, 1536, 6144)}
-MIXED = {"cpu": ((100, 5, 150),), "cuda": ((1000, 24, 3000),)}                               # prompt, sequences, context
+MIXED = {"cpu": ((100, 5, 150),), "cuda": ((1000, 24, 3000),)}  # prompt, sequences, context
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def measured(case: Case, target: Target, stack: Any) -> tuple[timing.Timing, lis
         inputs = [stack.hidden(case.step) for _ in range(INPUTS)]
         routed = [stack.routed(case.step, cache, x) for x in inputs]
         run = stack.runner(case.step, cache)
-        work = Work([lambda x=x: run(x) for x in inputs], capture=stack.capture)
+        work = Work([partial(run, x) for x in inputs], capture=stack.capture)
         return timing.measure(target.kind, work, timing.Effort(replays=2 * INPUTS)), routed
 
 
@@ -146,8 +150,9 @@ def compare(target: Target, device: Device, kernels: Any, chosen: Sequence[Case]
         guess = float(np.median([predicted_s(case, device, kernels, ids) for ids in routed]))
         step = case.step
         rows.append({"stack": case.model.name, "layers": case.model.layers, "prompt": sum(step.prompts),
-                     "batch": len(step.contexts), "context": max(step.contexts, default=0), "measured_ms": 1e3 * seconds,
-                     "predicted_ms": 1e3 * guess, "error_percent": 100 * (guess / seconds - 1)})
+                     "batch": len(step.contexts), "context": max(step.contexts, default=0),
+                     "measured_ms": 1e3 * seconds, "predicted_ms": 1e3 * guess,
+                     "error_percent": 100 * (guess / seconds - 1)})
     progress(len(todo), len(todo))
     return pd.DataFrame(rows)
 

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class AttentionDecode:
         run = _implementation(point.impl, heads, lengths, bench)
         q = layers.split_heads(qkv, heads, _angles(lengths, heads, bench))[0].contiguous()
         given = qkv if point.impl.startswith("rope_cache") else q
-        return Work([lambda k=k, v=v: run(given, k, v) for k, v in caches])
+        return Work([partial(run, given, k, v) for k, v in caches])
 
 
 def _angles(lengths: list[int], heads: Heads, bench: Bench) -> Any:

@@ -12,6 +12,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class AttentionPrefill:
         queries = (s["batch"], heads.queries, s["q_len"], heads.width)
         (q,), caches = bench.pool.ring([cache, cache], bench.target.ring_bytes, shared=[queries])
         attend = _backend(point.impl)
-        return Work([lambda k=k, v=v: attend(q, k, v) for k, v in caches])
+        return Work([partial(attend, q, k, v) for k, v in caches])
 
 
 def _whole(point: Point, bench: Bench, heads: Heads, cache: tuple[int, ...]) -> Work:
@@ -89,7 +90,7 @@ def _whole(point: Point, bench: Bench, heads: Heads, cache: tuple[int, ...]) -> 
     (qkv,), caches = bench.pool.ring([cache, cache], bench.target.ring_bytes, shared=[(rows, heads.all_widths)])
     positions = torch.arange(past, s["kv_len"], device=bench.target.kind).repeat(s["batch"])
     angles = layers.rotation(positions, heads.width, bench.target.torch_dtype)
-    return Work([lambda k=k, v=v: layers.attend_prefill(qkv, (k, v), heads, past, angles) for k, v in caches])
+    return Work([partial(layers.attend_prefill, qkv, (k, v), heads, past, angles) for k, v in caches])
 
 
 def _backend(impl: str) -> Callable[..., Any]:

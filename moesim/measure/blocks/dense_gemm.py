@@ -10,6 +10,7 @@ Weights come from a ring, activations stay where the last kernel left them:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,4 +71,4 @@ class DenseGemm:
 
         m, n, k = (point.shapes[name] for name in "mnk")
         (x,), weights = bench.pool.ring([(n, k)], bench.target.ring_bytes, shared=[(m, k)])
-        return Work([lambda w=w: F.linear(x, w) for (w,) in weights])
+        return Work([partial(F.linear, x, w) for (w,) in weights])

@@ -12,6 +12,7 @@ Small sizes are warm: what they read was written by the kernel before.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moesim.measure.point import Point, Work
@@ -55,13 +56,15 @@ class Elementwise:
     def work(self, point: Point, bench: Bench) -> Work:
         """Return the kernel, on one buffer (warm) or on a ring of them."""
         tokens, width = point.extra["tokens"], point.extra["width"]
-        inputs = {"silu_mul": [(tokens, 2 * width)], "embedding": [], "rope": [(tokens, width // 64, 64)],
-                  "argmax": [(tokens, width)]}.get(point.impl, [(tokens, width), (tokens, width)])
+        inputs: dict[str, list[tuple[int, ...]]] = {
+            "silu_mul": [(tokens, 2 * width)], "embedding": [(1,)], "rope": [(tokens, width // 64, 64)],
+            "argmax": [(tokens, width)]}
+        shapes = inputs.get(point.impl, [(tokens, width), (tokens, width)])
         ring = bench.target.ring_bytes if point.cold else 1
         rows = bench.target.ring_bytes / width / bench.target.value_bytes if point.impl == "embedding" else 1
-        (weight, table), sets = bench.pool.ring(inputs or [(1,)], ring, shared=[(width,), (int(rows) + 1, width)])
+        (weight, table), sets = bench.pool.ring(shapes, ring, shared=[(width,), (int(rows) + 1, width)])
         run = _kernel(point.impl, tokens, weight, table)
-        return Work([lambda xs=xs: run(*xs) for xs in sets])
+        return Work([partial(run, *xs) for xs in sets])
 
 
 def _kernel(impl: str, tokens: int, weight: Any, table: Any) -> Callable[..., Any]:

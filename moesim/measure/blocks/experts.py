@@ -11,6 +11,7 @@ True
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,5 +91,5 @@ def layer_work(point: Point, ids: np.ndarray, bench: Bench) -> Work:
     for i in range(-(-experts // active) * len(sets)):
         chosen = torch.from_numpy((place[ids] + i // len(sets) * active) % experts).to(bench.target.kind)
         up, down = sets[i % len(sets)]
-        calls.append(lambda ids=chosen, up=up, down=down: run(x, weights, ids, up, down))
+        calls.append(partial(run, x, weights, chosen, up, down))
     return Work(calls, capture=capture)

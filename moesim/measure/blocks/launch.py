@@ -33,9 +33,9 @@ class Launch:
         """Return one point for each of them."""
         if target.kind == "cpu":
             return [Point("launch", {}, impl, cold=False, guess_s=2e-6) for impl in CPU]
-        found = [Point("launch", {}, f"{what}_{n}", cold=False, guess_s=3e-6 * n, extra={"nodes": n})
+        found = [Point("launch", {}, f"{what}_{n}", cold=False, whole_s=0.05 + 1e-4 * n, extra={"nodes": n})
                  for what in ("graph", "graph_submit") for n in NODES]
-        return found + [Point("launch", {}, impl, cold=False, guess_s=1e-3) for impl in _own()]
+        return found + [Point("launch", {}, impl, cold=False, whole_s=0.1) for impl in _own()]
 
     def work(self, point: Point, bench: Bench) -> Work:
         """Return the thing itself (CPU), or a measurement of its own (GPU)."""
@@ -123,7 +123,12 @@ def _sync() -> Timing:
     import torch
 
     x = _small()
-    return _repeated(lambda: _clock_s(lambda: (x.add_(1.0), torch.cuda.synchronize())))
+
+    def run() -> None:
+        x.add_(1.0)
+        torch.cuda.synchronize()
+
+    return _repeated(lambda: _clock_s(run))
 
 
 def _event() -> Timing:
@@ -131,7 +136,12 @@ def _event() -> Timing:
     import torch
 
     stream, event = torch.cuda.Stream(), torch.cuda.Event()
-    return _repeated(lambda: _clock_s(lambda: (event.record(), stream.wait_event(event)), wait_after=True))
+
+    def run() -> None:
+        event.record()
+        stream.wait_event(event)
+
+    return _repeated(lambda: _clock_s(run, wait_after=True))
 
 
 def _fork_join() -> Timing:

@@ -11,6 +11,7 @@ On a GPU the layers of Qwen3-30B-A3B and Mixtral 8x7B, in a CUDA graph; on a CPU
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moesim import config
@@ -52,7 +53,8 @@ class LayerStack:
                 flop = 2.0 * tokens * spec.active_parameters
                 guess = (size / target.bytes_per_s + flop / target.flop_per_s) / REACHED
                 extra = {"model": name, "prompt": prompt, "chunk": new, "batch": batch, "context": context}
-                found += [Point("step", {}, "stack", routing=kind, guess_s=guess, extra=extra) for kind in SKEWS]
+                found += [Point("step", {}, "stack", routing=kind, guess_s=guess, group=name, extra=extra)
+                          for kind in SKEWS]
         return found
 
     def work(self, point: Point, bench: Bench) -> Work:
@@ -64,7 +66,7 @@ class LayerStack:
         inputs = [stack.hidden(step) for _ in range(INPUTS)]
         loads = [stack.loads(stack.routed(step, cache, x)) for x in inputs]
         run: Callable[..., Any] = stack.runner(step, cache)
-        return Work([lambda x=x: run(x) for x in inputs], capture=stack.capture, check=lambda: {"loads": loads})
+        return Work([partial(run, x) for x in inputs], capture=stack.capture, check=lambda: {"loads": loads})
 
 
 def model(name: str, dtype: str) -> ModelSpec:
@@ -98,8 +100,9 @@ def _stack(name: str, kind: str, bench: Bench) -> Any:
     """Return the stack, kept by *bench* until another is asked for: weights take seconds to draw and all memory."""
     from moesim.measure.stack import Stack
 
-    key = (name, kind)
-    if bench.kept.get("stack", (None, None))[0] != key:
+    if name not in bench.kept:
         bench.kept.clear()
-        bench.kept["stack"] = (key, Stack(model(name, bench.target.dtype), bench.target, skew=SKEWS[kind]))
-    return bench.kept["stack"][1]
+        bench.pool.clear()
+        bench.kept[name] = Stack(model(name, bench.target.dtype), bench.target)
+    bench.kept[name].skew(SKEWS[kind])
+    return bench.kept[name]

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moesim.measure.point import Point, Work
@@ -46,7 +47,7 @@ class Memory:
         count = MOVED[point.impl] if point.impl == "copy" else 1
         _, sets = bench.pool.ring([(values,)] * count, bench.target.ring_bytes)
         run = _movement(point.impl)
-        return Work([lambda xs=xs: run(*xs) for xs in sets])
+        return Work([partial(run, *xs) for xs in sets])
 
 
 def _movement(impl: str) -> Callable[..., Any]:
@@ -65,4 +66,4 @@ def _gather(block: int, bench: Bench) -> Work:
 
     (source, out), _ = bench.pool.sets([], 0, shared=[(32, block), (8, block)])
     turns = [torch.arange(first, 32, 4, device=bench.target.kind) for first in range(4)]
-    return Work([lambda ids=ids: torch.index_select(source, 0, ids, out=out) for ids in turns])
+    return Work([partial(torch.index_select, source, 0, ids, out=out) for ids in turns])

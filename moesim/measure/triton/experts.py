@@ -29,8 +29,8 @@ class Tiles(NamedTuple):
 class Aligned(NamedTuple):
     """Copies in blocks of one expert.
 
-    ``copies`` int32 [blocks * rows]: number of the copy (token * K + choice), C where a row is padding. ``expert`` int32
-    [blocks]: whose block it is. ``used`` int32 [1]: rows before the end of the last block.
+    ``copies`` int32 [blocks * rows]: number of the copy (token * K + choice), C where a row is padding. ``expert``
+    int32 [blocks]: whose block it is. ``used`` int32 [1]: rows before the end of the last block.
     """
 
     copies: Tensor
