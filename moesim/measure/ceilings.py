@@ -46,7 +46,7 @@ def _work(op: str, row: dict[str, Any], rates: Rates) -> tuple[float, float]:
     if op == "copy":
         return 0.0, float(row["bytes"])
     known = ops.OPS[op].required + ops.OPS[op].optional
-    given = {name: row[name] for name in known if np.ndim(row[name]) or pd.notna(row[name])}
+    given = {name: row[name] for name in known if name in row and (np.ndim(row[name]) or pd.notna(row[name]))}
     shapes = ops.shapes(op, given, rates)
     return float(ops.flop(op, shapes)), float(ops.moved(op, shapes, rates))
 

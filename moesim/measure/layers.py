@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from moesim.measure.shapes import Heads
 
@@ -124,7 +125,10 @@ def prefill_sdpa(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     shared = q.shape[1] != keys.shape[1]
     if new == seen:
         return F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=shared)
-    mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
+    if q.is_cuda:  # as a bias that flash kernels know; a plain mask would send them away
+        bias = causal_lower_right(new, seen)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, enable_gqa=shared)
+    mask = torch.ones(new, seen, dtype=torch.bool).tril(seen - new)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=shared)
 
 

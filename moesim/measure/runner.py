@@ -138,6 +138,8 @@ class _Run:
             return {"status": "error", "x_error": f"skipped: {reason}"}
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             self._bench = Bench(self._target, self._options.seed)
+            if self._target.kind == "cuda":
+                torch.cuda.empty_cache()
             return {"status": "oom", "x_error": str(error)[:300]}
         except Exception as error:  # whatever a kernel raises: the row says so, the others go on
             if not _can_go_on(self._target.kind):

@@ -61,7 +61,8 @@ class AttentionPrefill:
         batch, q_len, kv_len = size
         impls = ["rope_cache_sdpa"]
         if target.kind == "cuda":
-            impls += ["sdpa_flash", "sdpa_cudnn"] + ["sdpa_efficient"] * (q_len == kv_len == 2048)
+            whole = q_len == kv_len  # the other back-ends know no chunks: PyTorch would run flash under their names
+            impls += ["sdpa_flash"] + ["sdpa_cudnn"] * whole + ["sdpa_efficient"] * (whole and q_len == 2048)
         shape = {"batch": batch, "q_len": q_len, "kv_len": kv_len, "heads_q": heads.queries, "heads_kv": heads.keys,
                  "head_dim": heads.width}
         return [Point("attention_prefill", shape, impl, anchor=anchor) for impl in impls]
