@@ -26,8 +26,9 @@ def choose(kind: str, tokens: int, experts: int, top_k: int, rng: np.random.Gene
     if kind not in KINDS:
         raise ValueError(f"unknown routing {kind!r}; use one of {', '.join(KINDS)}")
     popularity = np.zeros(experts) if kind == "uniform" else -ZIPF * np.log(1 + rng.permutation(experts))
-    noisy = popularity + rng.gumbel(size=(tokens, experts))  # the largest k: a draw without replacement
-    return np.argsort(-noisy, axis=1)[:, :top_k].astype(np.int64)
+    # Exponential times over rates: the first k to come are a draw without replacement.
+    times = rng.standard_exponential((tokens, experts), dtype=np.float32) / np.exp(popularity).astype(np.float32)
+    return np.argpartition(times, top_k - 1, axis=1)[:, :top_k].astype(np.int64)
 
 
 def counts(ids: np.ndarray, experts: int) -> np.ndarray:

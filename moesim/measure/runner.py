@@ -73,10 +73,11 @@ def measure(target: Target, folder: Path, options: Options = Options(),
     whole.file(folder / ENVIRONMENT, (json.dumps(now, indent=1) + "\n").encode())
     run = _Run(target, journal, options)
     turns = _turns(todo)
+    sentinels = [(place, item) for place, (item, turn) in enumerate(turns) if turn >= 0]
     for done, (item, turn) in enumerate(turns):
         progress(done, len(turns))
         if not journal.has(item.point.key, turn):
-            run.one(item, turn)
+            run.one(item, turn, keep=run.cost_s([i for place, i in sentinels if place > done]))
     progress(len(turns), len(turns))
     return journal
 
@@ -113,10 +114,13 @@ class _Run:
         stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
         self._source = f"moesim measure, {target.name}, {stamp}"
 
-    def one(self, item: Item, turn: int) -> None:
-        """Measure *item* and write its row; leave it out if what is left of the budget is too short for it."""
-        expected = item.cost_s * self._factor.get(item.block, 1.0)
-        if time.monotonic() + expected > self._end:
+    def cost_s(self, items: list[Item]) -> float:
+        """Return about how long measuring *items* takes, by what their blocks took so far."""
+        return sum(item.cost_s * self._factor.get(item.block, 1.0) for item in items)
+
+    def one(self, item: Item, turn: int, keep: float = 0.0) -> None:
+        """Measure *item* and write its row; leave it out if the budget is too short for it and *keep* more seconds."""
+        if time.monotonic() + self.cost_s([item]) + keep > self._end:
             return
         began = time.monotonic()
         columns = self._outcome(item)

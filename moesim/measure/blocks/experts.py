@@ -11,7 +11,7 @@ True
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,22 +46,29 @@ class Experts:
         return [p for p in found if shapes.fits(target, weights_of(p))]
 
     def _point(self, layer: tuple[int, int, int, int], tokens: int, kind: str, impl: str) -> Point:
-        experts, hidden, inter, top_k = layer
-        counts = routing.counts(self._ids(layer, tokens, kind), experts)
+        _, hidden, inter, top_k = layer
+        counts = _counts(layer, tokens, kind, self.seed)
         sizes = shapes.TOKENS["cuda" if tokens > shapes.TOKENS["cpu"][-1] else "cpu"]
-        return Point("moe", {"tokens_per_expert": tuple(counts.tolist()), "hidden": hidden, "inter": inter}, impl,
+        return Point("moe", {"tokens_per_expert": counts, "hidden": hidden, "inter": inter}, impl,
                      routing=kind, anchor=shapes.at_ends(tokens, sizes) and kind != "uniform",
                      extra={"tokens": tokens, "top_k": top_k})
-
-    def _ids(self, layer: tuple[int, int, int, int], tokens: int, kind: str) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, tokens, *layer])
-        return routing.choose(kind, tokens, layer[0], layer[3], rng)
 
     def work(self, point: Point, bench: Bench) -> Work:
         """Return a layer for every set of weights of the ring."""
         tokens, top_k = point.extra["tokens"], point.extra["top_k"]
         layer = (len(point.shapes["tokens_per_expert"]), point.shapes["hidden"], point.shapes["inter"], top_k)
-        return layer_work(point, self._ids(layer, tokens, point.routing), bench)
+        return layer_work(point, _ids(layer, tokens, point.routing, self.seed), bench)
+
+
+def _ids(layer: tuple[int, int, int, int], tokens: int, kind: str, seed: int) -> np.ndarray:
+    """Return the experts of every token of a layer of ``shapes.EXPERTS``."""
+    rng = np.random.default_rng([seed, tokens, *layer])
+    return routing.choose(kind, tokens, layer[0], layer[3], rng)
+
+
+@cache
+def _counts(layer: tuple[int, int, int, int], tokens: int, kind: str, seed: int) -> tuple[int, ...]:
+    return tuple(routing.counts(_ids(layer, tokens, kind, seed), layer[0]).tolist())
 
 
 def weights_of(point: Point) -> float:
