@@ -66,7 +66,7 @@ def validate(device: Device = "cpu",
         journal = library.measure(target, folder, options, moved)
     described = _report(library, target, journal, folder)
     with waiting("fitting"):
-        table = checked(steps.of_engine(journal.table(), target.kind), str(folder))
+        table = checked(steps.to_fit(journal.table(), target.kind), str(folder))
         fitted = kernels.fit(table, described, model=yaml_value("--model", model), seed=seed)
     with progress("steps") as moved:
         found = steps.compare(target, described, fitted.model, progress=moved)
@@ -82,7 +82,7 @@ def _report(library: Any, target: Any, journal: Any, folder: Path) -> Any:
     from moesim import whole
     from moesim.measure import ceilings
 
-    for path in journal.export():
+    for path in journal.export(target.kind):
         message(f"measurements: {path}")
     failed = [row for row in journal.rows if row["status"] != "ok"]
     for reason in sorted({f"{row['op']}, {row['impl']}: {row['status']}: {row['x_error']}" for row in failed}):

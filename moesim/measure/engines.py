@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
+
 from moesim.measure import layers
+
+ADD_NORM = "add_rms_norm"
+# Which measured kernels stand for the operators of a step: those that ``Stack`` runs.
+ENGINE = {"cpu": {"gemm": "linear", "moe": "expert_loop", "attention_prefill": "rope_cache_sdpa",
+                  "attention_decode": "rope_cache_sdpa", "elementwise": ADD_NORM, "gate": "linear_softmax_topk"},
+          "cuda": {"gemm": "linear", "moe": "triton_fused", "attention_prefill": "rope_cache_sdpa",
+                   "attention_decode": "rope_cache_triton", "elementwise": ADD_NORM, "gate": "linear_softmax_topk"}}
 
 
 def experts(impl: str) -> tuple[Callable[..., Any], bool]:
@@ -18,6 +27,12 @@ def experts(impl: str) -> tuple[Callable[..., Any], bool]:
 
         return fused.experts_fused, True
     return {"expert_loop": (layers.experts_loop, False), "grouped_mm": (layers.experts_grouped_mm, True)}[impl]
+
+
+def of_engine(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return the rows of *table* to fit a step's operators to: the engine's kernels, norms warm, the rest cold."""
+    wanted = table["op"].map(ENGINE[kind]) == table["impl"]
+    return table[wanted & (table["cold"] != (table["impl"] == ADD_NORM))].reset_index(drop=True)
 
 
 def decode_triton(lengths: Sequence[int], device: str) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from moesim.kernels import ops
 
 ROWS = "rows.jsonl"
 TABLE = "measurements.parquet"
+ENGINE = "engine.parquet"
 OTHERS = "others.parquet"
 SHAPES = tuple(dict.fromkeys(name for op in ops.OPS.values() for name in op.required + op.optional))
 KERNELS = (*ops.OPS, "copy", "launch")  # what a table of kernel measurements may hold
@@ -56,13 +57,18 @@ class Journal:
         """Return the rows that are not one kernel: layer stacks, offload, energy, two streams at once, permutations."""
         return as_table([row for row in self.rows if row["op"] not in KERNELS])
 
-    def export(self) -> list[Path]:
-        """Write the tables as Parquet beside the rows; return their paths."""
-        paths = []
-        for name, table in ((TABLE, self.table()), (OTHERS, self.others())):
-            if len(table):
+    def export(self, kind: str) -> list[Path]:
+        """Write the tables as Parquet beside the rows: all kernels, those of one engine on a *kind* of device, others.
+
+        Returns the paths of those that have rows.
+        """
+        from moesim.measure.engines import of_engine  # torch
+
+        table, paths = self.table(), []
+        for name, part in ((TABLE, table), (ENGINE, of_engine(table, kind)), (OTHERS, self.others())):
+            if len(part):
                 paths.append(self._file.with_name(name))
-                whole.file(paths[-1], table.to_parquet(index=False))
+                whole.file(paths[-1], part.to_parquet(index=False))
         return paths
 
 

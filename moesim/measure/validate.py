@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from moesim.hardware import Device
-from moesim.measure import timing
+from moesim.measure import engines, timing
 from moesim.measure.blocks.layer_stack import small
 from moesim.measure.target import Target
 from moesim.model import ModelSpec
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 BLOCKS = ("activated_experts", "attention_decode", "attention_prefill", "dense_gemm", "elementwise", "experts",
           "memory", "router")
 INPUTS = 4        # sets of hidden states, each with a routing of its own
-ADD_NORM = "add_rms_norm"
-# Which measured kernels stand for the operators of a step: those that the stack runs.
-ENGINE = {"cpu": {"gemm": "linear", "moe": "expert_loop", "attention_prefill": "rope_cache_sdpa",
-                  "attention_decode": "rope_cache_sdpa", "elementwise": ADD_NORM, "gate": "linear_softmax_topk"},
-          "cuda": {"gemm": "linear", "moe": "triton_fused", "attention_prefill": "rope_cache_sdpa",
-                   "attention_decode": "rope_cache_triton", "elementwise": ADD_NORM, "gate": "linear_softmax_topk"}}
 # hidden, layers, experts, top_k, ffn; heads of queries, of keys, width. No width is one of the blocks'.
 UNSEEN = {
     "cpu": {"a": ({"hidden": 384, "layers": 6, "experts": 24, "top_k": 4, "ffn": 320}, (6, 2, 64)),
@@ -69,10 +63,14 @@ def cases(target: Target) -> list[Case]:
     return found
 
 
-def of_engine(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Return the rows of *table* to fit a step's operators to: the engine's kernels, norms warm, the rest cold."""
-    wanted = table["op"].map(ENGINE[kind]) == table["impl"]
-    return table[wanted & (table["cold"] != (table["impl"] == ADD_NORM))].reset_index(drop=True)
+def to_fit(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return the rows of *table* to fit a step's operators to, 85 % of the shapes for fitting and the rest to judge.
+
+    There is no reserve: the last look is at the stacks.
+    """
+    rows = engines.of_engine(table, kind)
+    part = rows["x_key"].map(lambda key: int(key[:4], 16) % 100)
+    return rows.assign(split=np.where(part < 85, "fit", "test"))
 
 
 def predicted_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> float:

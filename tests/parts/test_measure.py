@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from moesim import measure, registry  # noqa: E402
 from moesim.kernels import ops  # noqa: E402
 from moesim.kernels.rates import Rates  # noqa: E402
-from moesim.measure import journal, layers, routing, timing, validate  # noqa: E402
+from moesim.measure import engines, journal, layers, routing, timing, validate  # noqa: E402
 from moesim.measure.blocks import energy as energy_block  # noqa: E402
 from moesim.measure.blocks import layer_stack  # noqa: E402
 from moesim.measure.blocks.layer_stack import small  # noqa: E402
@@ -220,8 +220,8 @@ def test_tables_are_what_kernels_are_fitted_to(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("moesim.measure.runner.time.monotonic", lambda: 0.0)  # points take no time
     options = Options(blocks=("elementwise", "experts", "launch", "router"), budget_s=1.0, effort=QUICK)
     found = measure.measure(CPU, tmp_path, options)
-    paths = found.export()
-    assert [path.name for path in paths] == ["measurements.parquet", "others.parquet"]
+    paths = found.export("cpu")
+    assert [path.name for path in paths] == ["measurements.parquet", "engine.parquet", "others.parquet"]
     read = measurements.read(paths[0])
     assert {"elementwise", "moe", "gate"} <= set(read.ops())
     assert len(read.table) == sum(row["op"] in journal.KERNELS for row in found.rows)
@@ -343,7 +343,7 @@ class TestValidate:
              "sentinel": False, "status": "ok"},
             {"op": "elementwise", "bytes": 1e6, "dtype": "fp32", "time_s": 1e-3, "impl": "add_rms_norm", "cold": False,
              "sentinel": False, "status": "ok"}])
-        assert validate.of_engine(table, "cpu")["impl"].tolist() == ["linear", "add_rms_norm"]
+        assert engines.of_engine(table, "cpu")["impl"].tolist() == ["linear", "add_rms_norm"]
         device = measure.ceilings.device(CPU, table, "2026-01-01")
         cases = [validate.Case(TINY, Step(contexts=(4, 4))), validate.Case(TINY, Step(prompts=(6,)))]
         found = validate.compare(CPU, device, "roofline", cases)

@@ -30,7 +30,7 @@ def test_measure_leaves_rows_tables_and_a_device(tmp_path: Path, monkeypatch: py
                            tmp_path, "--threads", "1")
     assert status == 0 and "memory" in out and "device:" in err
     assert {f.name for f in tmp_path.iterdir()} == {"rows.jsonl", "environment.json", "measurements.parquet",
-                                                    "device.yaml"}
+                                                    "engine.parquet", "device.yaml"}
     status, out, _ = run("show", tmp_path / "device.yaml")
     assert status == 0
 

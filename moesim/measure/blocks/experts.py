@@ -24,6 +24,7 @@ from moesim.registry import part
 if TYPE_CHECKING:
     from moesim.measure.runner import Bench
 
+Layer = tuple[int, int, int, int]  # a row of shapes.EXPERTS
 IMPLS = {"cuda": ("triton_fused", "grouped_mm"), "cpu": ("expert_loop",)}
 # Of the second implementation on a GPU, every so many token counts: it is there to be compared.
 THIN = 3
@@ -41,17 +42,16 @@ class Experts:
         for layer in shapes.EXPERTS[target.kind]:
             for i, tokens in enumerate(shapes.TOKENS[target.kind]):
                 for kind in routing.KINDS:
-                    found += [self._point(layer, tokens, kind, impl) for n, impl in enumerate(IMPLS[target.kind])
+                    anchor = kind != "uniform" and shapes.at_ends(tokens, shapes.TOKENS[target.kind])
+                    found += [self._point(layer, tokens, kind, impl, anchor)
+                              for n, impl in enumerate(IMPLS[target.kind])
                               if n == 0 or (i % THIN == 0 and kind != "uniform")]
         return [p for p in found if shapes.fits(target, weights_of(p))]
 
-    def _point(self, layer: tuple[int, int, int, int], tokens: int, kind: str, impl: str) -> Point:
+    def _point(self, layer: Layer, tokens: int, kind: str, impl: str, anchor: bool) -> Point:
         _, hidden, inter, top_k = layer
-        counts = _counts(layer, tokens, kind, self.seed)
-        sizes = shapes.TOKENS["cuda" if tokens > shapes.TOKENS["cpu"][-1] else "cpu"]
-        return Point("moe", {"tokens_per_expert": counts, "hidden": hidden, "inter": inter}, impl,
-                     routing=kind, anchor=shapes.at_ends(tokens, sizes) and kind != "uniform",
-                     extra={"tokens": tokens, "top_k": top_k})
+        shape = {"tokens_per_expert": _counts(layer, tokens, kind, self.seed), "hidden": hidden, "inter": inter}
+        return Point("moe", shape, impl, routing=kind, anchor=anchor, extra={"tokens": tokens, "top_k": top_k})
 
     def work(self, point: Point, bench: Bench) -> Work:
         """Return a layer for every set of weights of the ring."""
@@ -60,14 +60,14 @@ class Experts:
         return layer_work(point, _ids(layer, tokens, point.routing, self.seed), bench)
 
 
-def _ids(layer: tuple[int, int, int, int], tokens: int, kind: str, seed: int) -> np.ndarray:
+def _ids(layer: Layer, tokens: int, kind: str, seed: int) -> np.ndarray:
     """Return the experts of every token of a layer of ``shapes.EXPERTS``."""
     rng = np.random.default_rng([seed, tokens, *layer])
     return routing.choose(kind, tokens, layer[0], layer[3], rng)
 
 
 @cache
-def _counts(layer: tuple[int, int, int, int], tokens: int, kind: str, seed: int) -> tuple[int, ...]:
+def _counts(layer: Layer, tokens: int, kind: str, seed: int) -> tuple[int, ...]:
     return tuple(routing.counts(_ids(layer, tokens, kind, seed), layer[0]).tolist())
 
 
