@@ -34,6 +34,10 @@ class Options:
     effort: timing.Effort = timing.NORMAL
 
 
+class DeviceLost(ValueError):
+    """A device that does not answer any more: the process has to begin anew."""
+
+
 class Bench:
     """What blocks make their work with: the machine, and random buffers on it."""
 
@@ -111,6 +115,7 @@ class _Run:
         self._end = time.monotonic() + options.budget_s
         self._factor: dict[str, float] = {}  # time taken over estimate, of each block
         self._parts: dict[str, Any] = {}
+        self._group = ""
         stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
         self._source = f"moesim measure, {target.name}, {stamp}"
 
@@ -119,15 +124,24 @@ class _Run:
         return sum(item.cost_s * self._factor.get(item.block, 1.0) for item in items)
 
     def one(self, item: Item, turn: int, keep: float = 0.0) -> None:
-        """Measure *item* and write its row; leave it out if the budget is too short for it and *keep* more seconds."""
+        """Measure *item* and write its row; leave it out if the budget is too short for it and *keep* more seconds.
+
+        Raises ``DeviceLost``, after the row, if the device does not answer any more.
+        """
         if time.monotonic() + self.cost_s([item]) + keep > self._end:
             return
+        if item.point.group != self._group:  # what a group shares takes memory that others need
+            self._bench.kept.clear()
+            self._group = item.point.group
         began = time.monotonic()
         columns = self._outcome(item)
         took = time.monotonic() - began
         before = self._factor.get(item.block, 1.0)
         self._factor[item.block] = before + 0.3 * (min(took / item.cost_s, 10.0) - before)
         self._journal.add(self._row(item, turn) | columns | {"x_estimate_s": item.cost_s, "x_took_s": round(took, 4)})
+        if columns.get("status") == "error" and not _answers(self._target.kind):
+            raise DeviceLost(f"the device does not answer after {item.point.op}, {item.point.impl}; its row says error: "
+                             f"run the same command to go on with the others")
 
     def _outcome(self, item: Item) -> dict[str, Any]:
         """Return the columns that measuring gives: times, or why there are none."""
@@ -137,19 +151,17 @@ class _Run:
             part = self._parts.setdefault(item.block, registry.make("bench", item.block))
             with torch.inference_mode():
                 work: Work = part.work(item.point, self._bench)
-                found = timing.measure(self._target.kind, work, self._options.effort)
+                return _times(timing.measure(self._target.kind, work, self._options.effort))
         except Unavailable as reason:
             return {"status": "error", "x_error": f"skipped: {reason}"}
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            self._bench = Bench(self._target, self._options.seed)
+        except Exception as error:  # whatever a kernel raises: the row says so, the others go on
+            full = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+            text = f"{type(error).__name__}: {error}"[:300]
+        if full:
+            self._bench = Bench(self._target, self._options.seed)  # gives all buffers back
             if self._target.kind == "cuda":
                 torch.cuda.empty_cache()
-            return {"status": "oom", "x_error": str(error)[:300]}
-        except Exception as error:  # whatever a kernel raises: the row says so, the others go on
-            if not _can_go_on(self._target.kind):
-                raise
-            return {"status": "error", "x_error": f"{type(error).__name__}: {error}"[:300]}
-        return _times(found)
+        return {"status": "oom" if full else "error", "x_error": text}
 
     def _row(self, item: Item, turn: int) -> dict[str, Any]:
         point = item.point
@@ -166,7 +178,7 @@ def _times(found: Timing) -> dict[str, Any]:
             "x_time_min_s": float(samples.min()), **{f"x_{name}": value for name, value in found.extra.items()}}
 
 
-def _can_go_on(kind: str) -> bool:
+def _answers(kind: str) -> bool:
     """Tell whether the device still answers: after some errors of CUDA every further call fails."""
     import torch
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,3 +88,48 @@ def test_kernels_refuse_what_they_cannot_take() -> None:
     up = torch.zeros(2, 16, 8).mT
     with pytest.raises(ValueError, match="up is not contiguous"):
         experts.experts_fused(torch.zeros(1, 16), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64), up, up)
+
+
+COMPILE = """
+import warnings
+warnings.simplefilter("ignore")  # Triton's own
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from moesim.measure.triton import decode, experts
+
+POINTERS = {"copies": "*i32", "expert": "*i32", "used": "*i32", "lengths": "*i32", "sums": "*fp32", "tops": "*fp32",
+            "parts": "*fp32"} | dict.fromkeys(("x", "up", "act", "down", "share", "q", "keys", "values", "rows"), "*bf16")
+
+def shared(kernel, out, warps=4, stages=3, **constants):
+    types = POINTERS | {"out": out, "scale": "fp32"}
+    names = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
+    wide = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names)
+            if names[n].startswith("*") or n in ("hidden", "inter")}
+    options = {"num_warps": warps, "num_stages": stages}
+    return compile(ASTSource(kernel, names, constants, wide), target=GPUTarget("cuda", 90, 32), options=options
+                   ).metadata.shared
+
+sizes = []
+for copies in (4, 32, 100, 1000):
+    t = experts.tiles_for(copies)
+    how = {"ROWS": t.rows, "INNER": t.inner, "warps": t.warps, "stages": t.stages}
+    sizes.append(shared(experts._gate_up, "*bf16", COLUMNS=max(t.columns // 2, 32), **how))
+    sizes.append(shared(experts._down, "*bf16", COLUMNS=t.columns, **how))
+sizes.append(shared(experts._sum, "*bf16", COLUMNS=256))
+for width in (64, 128):
+    sizes.append(shared(decode._part, "*fp32", GROUP=8, ROWS=16, WIDTH=width, STEP=64))
+    sizes.append(shared(decode._combine, "*bf16", GROUP=8, WIDTH=width))
+print(max(sizes))
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_hopper_and_fit_its_shared_memory(tmp_path: Path) -> None:
+    """Triton compiles for a GPU that is not there; a block may use 227 KB of shared memory (H100 and H200)."""
+    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    (tmp_path / "compile_kernels.py").write_text(COMPILE)
+    found = subprocess.run([sys.executable, str(tmp_path / "compile_kernels.py")], capture_output=True, text=True,
+                           env=variables, check=False)
+    assert found.returncode == 0, found.stderr
+    assert 0 < int(found.stdout) <= 227 * 1024

@@ -50,8 +50,8 @@ class Interference:
 def beside(first: Callable[[], Any], second: Callable[[], Any]) -> Timing:
     """Return the seconds of a round of *first* beside *second*; alone, and those of *second*, as columns.
 
-    Each side is repeated until it takes ``SHORT_S`` alone; side by side both begin together, and each is timed by
-    events on its own stream while the other keeps running: the side that would end first runs twice as many rounds.
+    Each side is repeated until it takes ``SHORT_S`` alone. Side by side, each is timed by events on its own stream while
+    the other keeps running: that is given three times the rounds that it gets through alone in this time.
     """
     import torch
 
@@ -61,12 +61,12 @@ def beside(first: Callable[[], Any], second: Callable[[], Any]) -> Timing:
     rounds = [max(1, round(SHORT_S / seconds)) for seconds in alone]
     alone = [_on(s, side, n) for s, side, n in zip(streams, (first, second), rounds, strict=True)]
     found: dict[int, list[float]] = {0: [], 1: []}
-    for timed in (0, 1):  # the timed side in the middle of a run of the other that is twice as long
+    for timed in (0, 1):  # the timed side within a run of the other that is three times as long
         other = 1 - timed
         for _ in range(timing.REPLAYS):
             torch.cuda.synchronize()
             with torch.cuda.stream(streams[other]):
-                for _ in range(2 * rounds[other] + 2):
+                for _ in range(3 * rounds[other] + 2):
                     (first, second)[other]()
             found[timed].append(_on(streams[timed], (first, second)[timed], rounds[timed]))
     both = [float(np.median(found[i])) for i in (0, 1)]
