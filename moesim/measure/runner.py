@@ -140,8 +140,8 @@ class _Run:
         self._factor[item.block] = before + 0.3 * (min(took / item.cost_s, 10.0) - before)
         self._journal.add(self._row(item, turn) | columns | {"x_estimate_s": item.cost_s, "x_took_s": round(took, 4)})
         if columns.get("status") == "error" and not _answers(self._target.kind):
-            raise DeviceLost(f"the device does not answer after {item.point.op}, {item.point.impl}; its row says error: "
-                             f"run the same command to go on with the others")
+            raise DeviceLost(f"the device does not answer after {item.point.op}, {item.point.impl}; its row says "
+                             f"error: run the same command to go on with the others")
 
     def _outcome(self, item: Item) -> dict[str, Any]:
         """Return the columns that measuring gives: times, or why there are none."""

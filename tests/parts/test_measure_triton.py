@@ -99,7 +99,8 @@ from triton.compiler import ASTSource
 from moesim.measure.triton import decode, experts
 
 POINTERS = {"copies": "*i32", "expert": "*i32", "used": "*i32", "lengths": "*i32", "sums": "*fp32", "tops": "*fp32",
-            "parts": "*fp32"} | dict.fromkeys(("x", "up", "act", "down", "share", "q", "keys", "values", "rows"), "*bf16")
+            "parts": "*fp32"}
+POINTERS |= dict.fromkeys(("x", "up", "act", "down", "share", "q", "keys", "values", "rows"), "*bf16")
 
 def shared(kernel, out, warps=4, stages=3, **constants):
     types = POINTERS | {"out": out, "scale": "fp32"}
@@ -127,7 +128,8 @@ print(max(sizes))
 @pytest.mark.slow
 def test_kernels_compile_for_hopper_and_fit_its_shared_memory(tmp_path: Path) -> None:
     """Triton compiles for a GPU that is not there; a block may use 227 KB of shared memory (H100 and H200)."""
-    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    variables["TRITON_CACHE_DIR"] = str(tmp_path)
     (tmp_path / "compile_kernels.py").write_text(COMPILE)
     found = subprocess.run([sys.executable, str(tmp_path / "compile_kernels.py")], capture_output=True, text=True,
                            env=variables, check=False)

@@ -50,8 +50,8 @@ class Interference:
 def beside(first: Callable[[], Any], second: Callable[[], Any]) -> Timing:
     """Return the seconds of a round of *first* beside *second*; alone, and those of *second*, as columns.
 
-    Each side is repeated until it takes ``SHORT_S`` alone. Side by side, each is timed by events on its own stream while
-    the other keeps running: that is given three times the rounds that it gets through alone in this time.
+    Each side is repeated until it takes ``SHORT_S`` alone. Side by side, each is timed by events on its own stream
+    while the other keeps running: that is given three times the rounds that it gets through alone in this time.
     """
     import torch
 
