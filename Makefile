@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo venv test test-all bench check docs clean
+.PHONY: demo venv test test-all bench check validate-cpu docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/moesim demo --out out/demo
@@ -18,6 +18,10 @@ test-all: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max,rounds
+
+# About six minutes on two cores that do nothing else.
+validate-cpu: $(VENV)/.dev
+	$(BIN)/moesim validate --device cpu --budget 3.5min --out out/validate-cpu
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ KINDS = {
     "request_router": ("moesim.serving.routers", "choose"),
     "transform": ("moesim.transforms", "apply"),
     "format": ("moesim.formats", "read"),
+    "bench": ("moesim.measure.blocks", "points"),
     "placement_format": ("moesim.placement.formats", "write"),
 }
 

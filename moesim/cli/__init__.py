@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import moesim
-from moesim.cli import calibrate, inspect, network, simulate, traces
+from moesim.cli import calibrate, inspect, measure, network, simulate, traces
 from moesim.cli.output import message
 
 
@@ -51,7 +51,8 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 
 for _command in (simulate.demo, simulate.run, simulate.sweep, inspect.show, inspect.check, traces.plot, traces.place,
-                 traces.convert, traces.capture, calibrate.calibrate, network.network):
+                 traces.convert, traces.capture, measure.measure, calibrate.calibrate, measure.validate,
+                 network.network):
     app.command()(_command)
 app.command("list")(inspect.list_)
 

@@ -1,0 +1,53 @@
+"""Counters of energy, where there is one that may be read: RAPL for CPU packages, NVML for a GPU. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from moesim.measure.point import Unavailable
+
+RAPL = Path("/sys/class/powercap")
+
+
+def counter(kind: str) -> Callable[[], float]:
+    """Return what reads the joules used so far. Raises ``Unavailable`` with the reason if there is nothing to read."""
+    return _rapl() if kind == "cpu" else _nvml()
+
+
+def _rapl(folder: Path = RAPL) -> Callable[[], float]:
+    """Return the sum of all packages; their counters wrap around, which the sum takes out."""
+    packages = sorted(folder.glob("intel-rapl:[0-9]"))  # the driver's name on AMD processors too
+    if not packages:
+        raise Unavailable(f"no energy counter in {folder}")
+    last: list[float] = []
+    total = 0.0
+    try:
+        ranges = [float((p / "max_energy_range_uj").read_text()) for p in packages]
+        last = [float((p / "energy_uj").read_text()) for p in packages]
+    except OSError as error:
+        raise Unavailable(f"the energy counter may not be read: {error}") from None
+
+    def read() -> float:
+        nonlocal total
+        for i, package in enumerate(packages):
+            now = float((package / "energy_uj").read_text())
+            total += (now - last[i]) % ranges[i]
+            last[i] = now
+        return total * 1e-6
+
+    return read
+
+
+def _nvml() -> Callable[[], float]:
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        raise Unavailable("pynvml is not installed; pip install nvidia-ml-py") from None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError as error:
+        raise Unavailable(f"the GPU has no energy counter: {error}") from None
+    return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) * 1e-3  # millijoules

@@ -1,0 +1,210 @@
+"""Measure points one after the other, in random order, within a budget; every row is on disk before the next begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moesim import registry, whole
+from moesim.measure import timing
+from moesim.measure.environment import describe
+from moesim.measure.journal import Journal
+from moesim.measure.plan import TURNS, Item, Plan, plan
+from moesim.measure.point import Timing, Unavailable, Work
+from moesim.measure.target import Target
+
+ENVIRONMENT = "environment.json"
+SAME = ("device", "kind", "dtype", "threads")  # a folder holds one machine: these must agree to go on in it
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure: names of blocks (none: all), seconds in all, seed of the order, replays of each point."""
+
+    blocks: tuple[str, ...] = ()
+    budget_s: float = float("inf")
+    seed: int = 0
+    effort: timing.Effort = timing.NORMAL
+
+
+class DeviceLost(ValueError):
+    """A device that does not answer any more: the process has to begin anew."""
+
+
+class Bench:
+    """What blocks make their work with: the machine, and random buffers on it."""
+
+    def __init__(self, target: Target, seed: int = 0):
+        from moesim.measure.pool import Pool
+
+        self.target = target
+        self.pool = Pool(target.kind, target.torch_dtype, seed)
+        self.kept: dict[str, Any] = {}  # what a block built for one point and may need for the next
+
+
+def planned(target: Target, options: Options = Options()) -> Plan:
+    """Return what ``measure`` would run. Raises ``UnknownPart`` for a block that is not there."""
+    names = options.blocks or registry.names("bench")
+    points: dict[str, list[Item]] = {}
+    seen: set[str] = set()  # two blocks, or two draws, may come to the same shape: the first has it
+    for name in names:
+        points[name] = []
+        for point in registry.make("bench", name).points(target):
+            point = dataclasses.replace(point, dtype=point.dtype or target.dtype)
+            if point.shape_key not in seen:
+                seen.add(point.shape_key)
+                cost = point.whole_s or timing.cost_s(target.kind, target.guess_s(point), options.effort)
+                points[name].append(Item(name, point, cost))
+    return plan(points, options.budget_s, options.seed)
+
+
+def measure(target: Target, folder: Path, options: Options = Options(),
+            progress: Callable[[int, int], None] = lambda done, total: None) -> Journal:
+    """Measure into *folder* and return its journal; what is there already is not measured again.
+
+    Raises ``ValueError`` if the folder holds another machine's rows, ``UnknownPart`` for an unknown block.
+    """
+    todo = planned(target, options)
+    journal, now = Journal(folder), describe(target)
+    _check_same(folder, now)
+    whole.file(folder / ENVIRONMENT, (json.dumps(now, indent=1) + "\n").encode())
+    run = _Run(target, journal, options)
+    turns = _turns(todo)
+    sentinels = [(place, item) for place, (item, turn) in enumerate(turns) if turn >= 0]
+    for done, (item, turn) in enumerate(turns):
+        progress(done, len(turns))
+        if not journal.has(item.point.key, turn):
+            run.one(item, turn, keep=run.cost_s([i for place, i in sentinels if place > done]))
+    progress(len(turns), len(turns))
+    return journal
+
+
+def _turns(todo: Plan) -> list[tuple[Item, int]]:
+    """Return all points with the sentinels between them, each with its turn (-1: no sentinel)."""
+    found: list[tuple[Item, int]] = []
+    for turn, part in enumerate(np.array_split(np.arange(len(todo.items)), TURNS - 1)):
+        found += [(item, turn) for item in todo.sentinels]
+        found += [(todo.items[i], -1) for i in part]
+    return found + [(item, TURNS - 1) for item in todo.sentinels]
+
+
+def _check_same(folder: Path, now: dict[str, Any]) -> None:
+    file = folder / ENVIRONMENT
+    if not file.exists():
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for name in SAME:
+        if before.get(name) != now[name]:
+            raise ValueError(f"{folder}: holds measurements with {name} {before.get(name)!r}, and this is "
+                             f"{now[name]!r}; measure into another folder")
+
+
+class _Run:
+    """One run: what is left of the budget, and how wrong the estimates of each block are."""
+
+    def __init__(self, target: Target, journal: Journal, options: Options):
+        self._target, self._journal, self._options = target, journal, options
+        self._bench = Bench(target, options.seed)
+        self._end = time.monotonic() + options.budget_s
+        self._factor: dict[str, float] = {}  # time taken over estimate, of each block
+        self._parts: dict[str, Any] = {}
+        self._group = ""
+        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+        self._source = f"moesim measure, {target.name}, {stamp}"
+
+    def cost_s(self, items: list[Item]) -> float:
+        """Return about how long measuring *items* takes, by what their blocks took so far."""
+        return sum(item.cost_s * self._factor.get(item.block, 1.0) for item in items)
+
+    def one(self, item: Item, turn: int, keep: float = 0.0) -> None:
+        """Measure *item* and write its row; leave it out if the budget is too short for it and *keep* more seconds.
+
+        Raises ``DeviceLost``, after the row, if the device does not answer any more.
+        """
+        if time.monotonic() + self.cost_s([item]) + keep > self._end:
+            return
+        if item.point.group != self._group:  # what a group shares takes memory that others need
+            self._bench.kept.clear()
+            self._group = item.point.group
+        began = time.monotonic()
+        columns = self._outcome(item)
+        took = time.monotonic() - began
+        before = self._factor.get(item.block, 1.0)
+        self._factor[item.block] = before + 0.3 * (min(took / item.cost_s, 10.0) - before)
+        self._journal.add(self._row(item, turn) | columns | {"x_estimate_s": item.cost_s, "x_took_s": round(took, 4)})
+        if columns.get("status") == "error" and not _answers(self._target.kind):
+            raise DeviceLost(f"the device does not answer after {item.point.op}, {item.point.impl}; its row says "
+                             f"error: run the same command to go on with the others")
+
+    def _outcome(self, item: Item) -> dict[str, Any]:
+        """Return the columns that measuring gives: times, or why there are none."""
+        import torch
+
+        try:
+            part = self._parts.setdefault(item.block, registry.make("bench", item.block))
+            with torch.inference_mode():
+                work: Work = part.work(item.point, self._bench)
+                return _times(timing.measure(self._target.kind, work, self._options.effort))
+        except Unavailable as reason:
+            return {"status": "error", "x_error": f"skipped: {reason}"}
+        except Exception as error:  # whatever a kernel raises: the row says so, the others go on
+            full = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+            text = f"{type(error).__name__}: {error}"[:300]
+        if full:
+            self._bench = Bench(self._target, self._options.seed)  # gives all buffers back
+            if self._target.kind == "cuda":
+                torch.cuda.empty_cache()
+        return {"status": "oom" if full else "error", "x_error": text}
+
+    def _row(self, item: Item, turn: int) -> dict[str, Any]:
+        point = item.point
+        return {"op": point.op, **point.shapes, "dtype": point.dtype, "impl": point.impl, "cold": point.cold,
+                "routing": point.routing, "device": self._target.name, "source": self._source, "split": "",
+                "sentinel": turn >= 0, "status": "ok", "x_block": item.block, "x_key": point.key, "x_turn": turn,
+                **{f"x_{name}": value for name, value in point.extra.items()}}
+
+
+def _times(found: Timing) -> dict[str, Any]:
+    samples = np.asarray(found.samples_s)
+    median, low, high = np.percentile(samples, [50, 10, 90])
+    return {"time_s": float(median), "time_p10_s": float(low), "time_p90_s": float(high),
+            "x_time_min_s": float(samples.min()), **{f"x_{name}": value for name, value in found.extra.items()}}
+
+
+def _answers(kind: str) -> bool:
+    """Tell whether the device still answers: after some errors of CUDA every further call fails."""
+    import torch
+
+    if kind == "cpu":
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def drift(journal: Journal) -> dict[str, float]:
+    """Return how times of the sentinels changed from the first turn to later ones, in percent.
+
+    ``median``: signed, over sentinels, the last turn against the first. ``worst``: the largest change of one sentinel
+    between any two turns. ``sentinels``: how many were compared.
+    """
+    times: dict[str, dict[int, float]] = {}
+    for row in journal.rows:
+        if row["sentinel"] and row["status"] == "ok":
+            times.setdefault(row["x_key"], {})[row["x_turn"]] = row["time_s"]
+    several = [[turns[turn] for turn in sorted(turns)] for turns in times.values() if len(turns) > 1]
+    if not several:
+        return {"median": 0.0, "worst": 0.0, "sentinels": 0}
+    return {"median": 100 * float(np.median([t[-1] / t[0] - 1 for t in several])),
+            "worst": 100 * max(max(t) / min(t) - 1 for t in several), "sentinels": len(several)}
+
+

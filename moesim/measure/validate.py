@@ -1,0 +1,162 @@
+"""Predict steps of layer stacks that no fit has seen, measure them, and put the two side by side.
+
+The whole chain: benchmark -> measurements -> ``moesim.kernels.fit`` -> the simulator's price of a step, with the
+routing that the stack really had. No product or expert of these stacks is among the shapes of the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from moesim.hardware import Device
+from moesim.measure import engines, timing
+from moesim.measure.blocks.layer_stack import small
+from moesim.measure.target import Target
+from moesim.model import ModelSpec
+
+if TYPE_CHECKING:
+    from moesim.measure.stack import Step
+
+# What a step is made of, and the ceilings.
+BLOCKS = ("activated_experts", "attention_decode", "attention_prefill", "dense_gemm", "elementwise", "experts",
+          "memory", "router")
+INPUTS = 4        # sets of hidden states, each with a routing of its own
+# hidden, layers, experts, top_k, ffn; heads of queries, of keys, width. No width is one of the blocks'.
+UNSEEN = {
+    "cpu": {"a": ({"hidden": 384, "layers": 6, "experts": 24, "top_k": 4, "ffn": 320}, (6, 2, 64)),
+            "b": ({"hidden": 640, "layers": 5, "experts": 12, "top_k": 2, "ffn": 896}, (10, 5, 64)),
+            "c": ({"hidden": 896, "layers": 4, "experts": 10, "top_k": 2, "ffn": 1344}, (7, 7, 128))},
+    "cuda": {"a": ({"hidden": 3072, "layers": 12, "experts": 48, "top_k": 4, "ffn": 1280}, (24, 6, 128)),
+             "b": ({"hidden": 5120, "layers": 8, "experts": 24, "top_k": 2, "ffn": 3584}, (40, 8, 128))},
+}
+DECODE = {"cpu": ((1, 96), (1, 700), (3, 300), (6, 160), (12, 90), (24, 200), (24, 48)),   # sequences, context
+          "cuda": ((1, 1500), (6, 3000), (24, 6000), (48, 1500), (96, 3000), (200, 1500))}
+PROMPTS = {"cpu": (24, 72, 150, 300), "cuda": (384, 1536, 6144)}
+MIXED = {"cpu": ((100, 5, 150),), "cuda": ((1000, 24, 3000),)}  # prompt, sequences, context
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stack and a step of it."""
+
+    model: ModelSpec
+    step: Step
+
+
+def cases(target: Target) -> list[Case]:
+    """Return the steps to predict: every unseen stack, decoding, prompts, and both at once."""
+    from moesim.measure.stack import Step
+
+    found = []
+    for name, (sizes, heads) in UNSEEN[target.kind].items():
+        model = small(f"unseen-{name}", target.dtype, heads=heads, **sizes)
+        steps = [Step(contexts=(c,) * b) for b, c in DECODE[target.kind]]
+        steps += [Step(prompts=(p,)) for p in PROMPTS[target.kind]]
+        steps += [Step(prompts=(p,), contexts=(c,) * b) for p, b, c in MIXED[target.kind]]
+        found += [Case(model, step) for step in steps]
+    return found
+
+
+def to_fit(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return the rows of *table* to fit a step's operators to, 85 % of the shapes for fitting and the rest to judge.
+
+    There is no reserve: the last look is at the stacks.
+    """
+    rows = engines.of_engine(table, kind)
+    part = rows["x_key"].map(lambda key: int(key[:4], 16) % 100)
+    return rows.assign(split=np.where(part < 85, "fit", "test"))
+
+
+def predicted_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> float:
+    """Return the seconds that the simulator gives the step whose tokens choose *ids* [T, layers, K] of the experts.
+
+    *kernels*: a kernel model part, or its name. A chunk of a prompt cannot be priced: raises ``ValueError``.
+    """
+    from moesim.network import Network
+    from moesim.sim.cost import Batch
+    from moesim.sim.expert_parallel import DispatchCombine
+
+    step, count = case.step, len(case.step.contexts)
+    if step.chunk:
+        raise ValueError("the simulator prices whole prompts, not chunks; give steps without chunk")
+    inputs = _inputs(case, device, kernels, ids)
+    prompts, rows = np.array(step.prompts, np.int64), np.arange(len(ids))
+    new, zeros = int(prompts.sum()), np.zeros(count, np.int64)
+    batch = Batch(np.arange(len(prompts)), prompts, np.zeros(len(prompts), np.int64), rows[:new],
+                  np.arange(count) + len(prompts), np.array(step.contexts, np.int64), zeros, rows[new:])
+    network = Network.of(inputs.scenario.hardware, inputs.scenario.balancing, 0)
+    return float(DispatchCombine(inputs, network).step(batch).seconds.sum())
+
+
+def _inputs(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> Any:
+    """Return what the simulator prices steps from: one device that holds all experts."""
+    from moesim.placement.placement import Placement
+    from moesim.scenario import Scenario
+    from moesim.sim.inputs import Inputs, TokenRows
+    from moesim.trace import RoutingTrace
+
+    experts, sequences = case.model.n_experts, len(case.step.prompts) + len(case.step.contexts)
+    synthetic = {"preset": "gpt_oss_20b"}  # a scenario needs a source; the trace below is used in its place
+    machine = {"name": "one device", "source": "measured", "device": device.dump(), "devices_per_node": 1, "nodes": 1,
+               "scale_up": {"bandwidth": "1 GB/s", "efficiency": 1.0, "startup": "0 s", "ramp": "0 s"}}
+    scenario = Scenario.model_validate({
+        "name": "one step", "model": case.model.dump(), "hardware": machine, "trace": {"synthetic": synthetic},
+        "requests": {"kind": "closed_loop", "concurrency": 1, "count": 1, "prompt_tokens": 1, "output_tokens": 1},
+        "placement": {"solver": "linear"}, "scheduler": {"name": "continuous", "max_batch": 1, "max_tokens": 1},
+        "kernels": kernels})
+    trace = RoutingTrace.from_arrays(ids.astype(np.uint16), experts, case.model.top_k)
+    placement = Placement(np.ones((case.model.layers, experts, 1), bool))
+    none = np.zeros(0, np.int64)
+    requests = pd.DataFrame({"request": np.arange(sequences)})
+    return Inputs(scenario, trace, placement, requests, TokenRows(none, none, none, none, none))
+
+
+def measured(case: Case, target: Target, stack: Any) -> tuple[timing.Timing, list[np.ndarray]]:
+    """Run the step of *case* on *stack*; return its times, and the experts that were chosen for each of its inputs."""
+    import torch
+
+    from moesim.measure.point import Work
+
+    with torch.inference_mode():
+        cache = stack.cache(case.step)
+        inputs = [stack.hidden(case.step) for _ in range(INPUTS)]
+        routed = [stack.routed(case.step, cache, x) for x in inputs]
+        run = stack.runner(case.step, cache)
+        work = Work([partial(run, x) for x in inputs], capture=stack.capture)
+        return timing.measure(target.kind, work, timing.Effort(replays=2 * INPUTS)), routed
+
+
+def compare(target: Target, device: Device, kernels: Any, chosen: Sequence[Case] | None = None,
+            progress: Callable[[int, int], None] = lambda done, total: None) -> pd.DataFrame:
+    """Return one row per case: sizes, measured and predicted seconds, error in percent (predicted over measured)."""
+    from moesim.measure.stack import Stack
+
+    rows, stack = [], None
+    todo = list(cases(target) if chosen is None else chosen)
+    for done, case in enumerate(todo):
+        progress(done, len(todo))
+        if stack is None or stack.model.name != case.model.name:
+            stack = Stack(case.model, target)
+        found, routed = measured(case, target, stack)
+        seconds = float(np.median(found.samples_s))
+        guess = float(np.median([predicted_s(case, device, kernels, ids) for ids in routed]))
+        step = case.step
+        rows.append({"stack": case.model.name, "layers": case.model.layers, "prompt": sum(step.prompts),
+                     "batch": len(step.contexts), "context": max(step.contexts, default=0),
+                     "measured_ms": 1e3 * seconds, "predicted_ms": 1e3 * guess,
+                     "error_percent": 100 * (guess / seconds - 1)})
+    progress(len(todo), len(todo))
+    return pd.DataFrame(rows)
+
+
+def errors(table: pd.DataFrame) -> dict[str, float]:
+    """Return median, mean, p90 and largest of the absolute errors of ``compare``, and the median signed one."""
+    size = table["error_percent"].abs()
+    return {"median": float(size.median()), "mean": float(size.mean()), "p90": float(size.quantile(0.9)),
+            "worst": float(size.max()), "bias": float(table["error_percent"].median()), "steps": len(table)}
