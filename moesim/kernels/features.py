@@ -82,8 +82,8 @@ def _moe(s: ops.Shapes, rates: Rates) -> list[np.ndarray]:
     loops.loads(flat, sums)
     largest, of16, of64, of128 = sums.reshape(4, *counts.shape[:-1])
     tokens = np.maximum(s["tokens"], 1)
-    found = [_log(s["rows"]), _log(s["tokens"]), s["matrices"], _log(largest / tokens), _log(of16 / np.maximum(of64, 1)), _log(of64 * 64 / tokens),
-             _aligned(s["inter"])]
+    found = [_log(s["rows"]), _log(s["tokens"]), s["matrices"], _log(largest / tokens),
+             _log(of16 / np.maximum(of64, 1)), _log(of64 * 64 / tokens), _aligned(s["inter"])]
     for blocks, columns in ((of16, 64), (of64, 64), (of128, 128)):
         for width in ((s["matrices"] - 1) * s["inter"], s["hidden"]):
             found.append(_log(blocks * np.ceil(width / columns) / rates.multiprocessors))
