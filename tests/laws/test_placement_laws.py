@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +12,6 @@ from moesim.placement import Placement, Problem, Profile, evaluate, loops, solve
 from moesim.placement.costs import ALONE, Together, total
 from moesim.placement.objective import transition_cost
 from moesim.placement.solvers._chain import Chain
-from moesim.placement.solvers.exflow_ilp import canonical
 from moesim.placement.spread import spread, spread_numpy
 from moesim.placement.swaps import exchange, exchange_numpy
 from moesim.trace import RoutingTrace
@@ -190,51 +187,6 @@ def test_every_solver_covers_experts_and_claims_the_truth(name: str, data: st.Da
               "distance_dispatch": Problem(trace.n_experts, n_devices, per_node, weight).distance.mean(),
               "worst_link_top1": answer.info["objective"]}  # by hand in test_moetuner_by_hand: evaluate does not see it
     assert answer.info["objective"] == pytest.approx(claims[answer.info["minimises"]])
-
-
-def brute_force(transitions: np.ndarray) -> float:
-    """Return the least cross fraction of four experts on two devices by trying every equal split of every layer."""
-    splits = [np.array(s) for s in sorted(set(permutations([0, 0, 1, 1])))]
-    return min(transition_cost(transitions, np.array(choice), 1 - np.eye(2))
-               for choice in product(splits, repeat=len(transitions) + 1))
-
-
-@FEW
-@given(st.integers(1, 2), st.integers(0, 2**32 - 1))
-def test_ilp_equals_brute_force_and_bounds_the_others(steps: int, seed: int) -> None:
-    transitions = np.random.default_rng(seed).integers(0, 30, (steps, 4, 4))
-    profile = Profile(np.full((steps + 1, 4), 10), 40, lambda top1: transitions)
-    ilp, sweep = solve(profile, 2, "exflow_ilp"), solve(profile, 2, "affinity_sweep")
-    assert ilp.info["status"] == "optimal"
-    assert ilp.info["objective"] == pytest.approx(brute_force(transitions))
-    linear = transition_cost(transitions, solve(profile, 2, "linear").device_of, 1 - np.eye(2))
-    assert ilp.info["objective"] <= sweep.info["objective"] + 1e-12 <= linear + 2e-12
-
-
-@FEW
-@given(st.integers(0, 2**32 - 1), st.sampled_from([(6, 3, None), (7, 3, None), (8, 4, 2)]))
-def test_ilp_sweep_linear_in_order_and_bound_below(seed: int, size: tuple[int, int, int | None]) -> None:
-    n_experts, n_devices, per_node = size
-    transitions = np.random.default_rng(seed).integers(0, 30, (1, n_experts, n_experts))
-    profile = Profile(np.full((2, n_experts), 10), 40, lambda top1: transitions)
-    problem = Problem(n_experts, n_devices, per_node)
-    ilp, sweep, linear = (solve(profile, n_devices, solver, devices_per_node=per_node) for solver in
-                          ({"name": "exflow_ilp", "time_limit": "2 s"}, "affinity_sweep", "linear"))
-    cost = [transition_cost(transitions, answer.device_of, problem.distance) for answer in (ilp, sweep, linear)]
-    assert ilp.info["bound"] <= cost[0] + 1e-9 and (np.diff(cost) >= -1e-9).all(), cost
-
-
-@QUICK
-@given(st.integers(1, 3), st.sampled_from([None, 1, 2, 4]), st.integers(0, 2**32 - 1))
-def test_canonical_names_keep_costs_and_break_the_symmetry(layers: int, per_node: int | None, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    problem = Problem(n_experts=8, n_devices=4, devices_per_node=per_node)
-    device_of = np.stack([rng.permutation(np.arange(8) % 4) for _ in range(layers + 1)])
-    transitions = rng.integers(0, 30, (layers, 8, 8))
-    renamed = canonical(device_of, problem)
-    assert transition_cost(transitions, renamed, problem.distance) == pytest.approx(
-        transition_cost(transitions, device_of, problem.distance))
-    assert renamed[0, 0] == 0 and (problem.n_nodes > 1 or (renamed[0] <= np.arange(8)).all())
 
 
 @pytest.mark.parametrize("n_devices", [2, 4, 8])

@@ -288,27 +288,5 @@ def test_nodes_matter_to_affinity_solvers() -> None:
         assert crossing[1] < crossing[0], name
 
 
-def test_ilp_proves_small_instances_and_admits_its_time_limit() -> None:
-    small = solve(make_trace(layers=2, experts=6, top_k=1), 3, "exflow_ilp")
-    assert small.info["status"] == "optimal" and small.info["gap"] == 0
-    large = solve(make_trace(layers=5, experts=12, top_k=1, tokens=2000), 4, "exflow_ilp", time_limit="0.5 s")
-    assert large.info["status"] == "feasible" and large.info["gap"] > 0
-    assert 0 < large.info["bound"] < large.info["objective"] <= large.info["warm_start_objective"]
-
-
-def test_ilp_starts_from_the_heuristic() -> None:
-    """HiGHS itself reports the start's objective when it may not look at a single node."""
-    from moesim.placement.objective import transition_cost
-    from moesim.placement.solvers.exflow_ilp import _Model, canonical
-
-    trace, problem = make_trace(layers=4, experts=12, top_k=1), Problem(n_experts=12, n_devices=4)
-    start = canonical(solve(trace, 4, "random", seed=1).device_of, problem)
-    model = _Model(trace.transitions(), problem, start)
-    outcome = model.solve(time_limit_s=0.0, seed=0)
-    assert np.array_equal(outcome.device_of, start) and not outcome.proved
-    reported = model.program.solverModel.getInfo().objective_function_value / trace.transitions().sum()
-    assert reported == pytest.approx(transition_cost(trace.transitions(), start, problem.distance))
-
-
 def test_public_names() -> None:
     assert {"solve", "evaluate", "Placement"} <= set(placing.__all__)

@@ -1,4 +1,4 @@
-"""ExFlow's integer program, exact on small instances, warm-started and honest at its time limit.
+"""ExFlow's integer program, whole or in stages (nodes, halves); warm-started and honest at its time limit.
 
 >>> import numpy as np
 >>> from moesim.placement.objective import Problem, Profile
@@ -12,19 +12,39 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from moesim.placement.bounds import lower_bound
+from moesim.placement.costs import Levels
 from moesim.placement.objective import Pairs, Problem, Profile, transition_cost
 from moesim.placement.objectives.transitions import Transitions
 from moesim.placement.placement import Placement, PlacementError
 from moesim.placement.solvers._claims import gap
+from moesim.placement.solvers._program import Outcome, Program
+from moesim.placement.solvers._task import Task, assigned, constraints
 from moesim.placement.solvers.affinity_sweep import AffinitySweep
 from moesim.registry import part
 from moesim.units import Seconds
+
+IMPROVES = 1e-6  # transitions: costs lower by less differ by rounding
+PROVED = 1e-9  # gap, as a share of the objective, below which the answer is called optimal: rounding
+
+
+class Split(NamedTuple):
+    """A stage: the devices of each part that experts are divided into, and the levels of the parts."""
+
+    name: str
+    parts: list[np.ndarray]
+    levels: Levels
+
+    @property
+    def first(self) -> int:
+        """Return the device that the experts of the stage are on before it."""
+        return int(self.parts[0][0])
 
 
 @part
@@ -32,149 +52,120 @@ class ExflowIlp:
     """Minimise the mean transition distance with PuLP and HiGHS (ExFlow, arXiv 2401.08383; per-token variables
     aggregated to transition counts).
 
-    ``status`` is "optimal" (bound proved, gap 0) or "feasible" (stopped at *time_limit*); ``bound`` is the program's
-    or that of bounds.py, whichever is higher. The start is affinity_sweep's answer, and the result is never worse
-    than it. At the time limit the answer depends on the speed of the machine. Raises ``PlacementError`` for more than
-    *max_constraints*: beyond about 8 experts x 4 layers no optimum is proved within minutes anyway.
+    *by* "whole": one program. "nodes": experts to nodes for the fewest transitions between nodes, then inside each
+    node to its devices, as the paper does. "bisection": devices (a power of two) in halves, these in halves, and so
+    on, as the released code does. A stage sees the transitions among the experts that it divides only: those that
+    enter from other nodes or halves cross wherever it puts them. The stages of a level share an equal share of
+    *time_limit*.
+
+    The start is affinity_sweep's answer (in stages: what the stages before have left of it, settled), and the result
+    is never worse than it; if the stages end worse it is returned. ``status`` is "optimal" if the objective is proved
+    to be the ``bound`` of the whole problem, else "feasible". The bound is the program's or that of the first stage
+    (what crosses there crosses devices), or that of bounds.py if it is higher. ``stages`` says of each what it found,
+    as shares of all transitions, and whether that is proved for the stage.
+
+    At the time limit the answer depends on the speed of the machine. Raises ``PlacementError`` for a program of more
+    than *max_constraints*, and if the devices have no nodes or no halves. TODO sizes.
     """
 
     time_limit: Seconds = 60.0
     pairs: Pairs = "top1"
     max_constraints: int = Field(default=200_000, ge=1)
+    by: Literal["whole", "nodes", "bisection"] = "whole"
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* draws the warm start and the solver's own choices."""
-        transitions, crossing = profile.transitions(self.pairs), Transitions(pairs=self.pairs)
-        need = int((transitions > 0).sum()) * sum(int(group_of.max()) + 1 for group_of, _ in problem.levels)
-        if need > self.max_constraints:
-            raise PlacementError(f"the integer program needs {need} constraints, {need - self.max_constraints} more "
-                                 f"than max_constraints = {self.max_constraints}; use affinity_sweep or joint, "
-                                 "fewer layers, or a higher max_constraints")
+        transitions, splits = profile.transitions(self.pairs), self._splits(problem)
+        for split in splits[0] if splits else []:
+            self._check(split, transitions)  # before the start, which may take a while
         start = AffinitySweep(pairs=self.pairs).solve(profile, problem, seed).device_of
-        before = transition_cost(transitions, start, problem.distance)
-        if before == 0.0:  # nothing crosses, or there is nothing to cross: optimal without a program
-            outcome = _Outcome(start, 0.0, True, 0)
+        home, stages = np.where(start < 0, -1, 0), []
+        for level in splits:
+            limit_s = self.time_limit / len(splits) / len(level)
+            for split in level:
+                task = self._task(split, home, start, transitions, problem.rooms(profile.sizes))
+                outcome = Program(task, pairs=True).solve(seed, time_limit=limit_s) if task.cost(task.start) else \
+                    Outcome(task.start, 0.0, True)  # nothing crosses, or there is nothing to cross
+                for row, places in zip(home, outcome.places, strict=True):
+                    row[row == split.first] = np.array([devices[0] for devices in split.parts])[places]
+                stages.append(_said(split, task, outcome, max(int(transitions.sum()), 1)))
+        before, found = (transition_cost(transitions, device_of, problem.distance) for device_of in (start, home))
+        proof = gap(min(before, found), stages[0]["bound"] if stages else 0.0)
+        if proof["gap"] > PROVED:
+            costs = Transitions(pairs=self.pairs).costs(profile, problem)
+            proof = gap(min(before, found), max(proof["bound"], lower_bound(costs, profile, problem)))
+        return Placement.from_device_of(home if found <= before else start, problem.n_devices, profile.sizes,
+                                        minimises=f"cross_{self.pairs}", objective=min(before, found),
+                                        status="optimal" if proof["gap"] <= PROVED else "feasible", **proof,
+                                        warm_start_objective=before, stages_objective=found, stages=stages)
+
+    def _splits(self, problem: Problem) -> list[list[Split]]:
+        """Return the stages, level by level; each divides the experts that are on the first device of its first part.
+
+        Raises ``PlacementError`` if the machine has no such stages.
+        """
+        devices = np.arange(problem.n_devices)
+        if self.by == "whole":
+            levels = [[Split("whole", list(devices[:, None]), problem.levels)]]
+        elif self.by == "nodes":
+            if problem.devices_per_node is None:
+                raise PlacementError("exflow_ilp by nodes needs nodes; give devices_per_node, or use by = bisection "
+                                     "or whole")
+            nodes = np.split(devices, problem.n_nodes)
+            levels = [[_equal("nodes", nodes)], [_equal(f"node {n}", list(node[:, None])) for n, node in
+                                                 enumerate(nodes)]]
         else:
-            outcome = _Model(transitions, problem, canonical(start, problem)).solve(self.time_limit, seed)
-        objective = transition_cost(transitions, outcome.device_of, problem.distance)
-        relaxed = 0.0 if outcome.proved else lower_bound(crossing.costs(profile, problem), profile, problem)
-        bound = objective if outcome.proved else max(outcome.bound / int(transitions.sum()), relaxed)
-        status = "optimal" if outcome.proved else "feasible"
-        return Placement.from_device_of(outcome.device_of, problem.n_devices, minimises=f"cross_{self.pairs}",
-                                        objective=objective, status=status, **gap(objective, bound),
-                                        warm_start_objective=before, constraints=outcome.constraints)
+            if problem.n_devices & (problem.n_devices - 1):
+                raise PlacementError(f"exflow_ilp by bisection halves the devices, but {problem.n_devices} is no power "
+                                     "of two; use by = nodes or whole, or another number of devices")
+            levels, blocks = [], [devices]
+            while len(blocks[0]) > 1:
+                levels.append([_equal(f"devices {b[0]}-{b[-1]}", np.split(b, 2)) for b in blocks])
+                blocks = [half for split in levels[-1] for half in split.parts]
+        return [level for level in levels if len(level[0].parts) > 1]
+
+    def _check(self, split: Split, flows: Iterable[np.ndarray]) -> None:
+        need = constraints(flows, split.levels)
+        if need > self.max_constraints:
+            raise PlacementError(f"the integer program ({split.name}) needs {need} constraints, "
+                                 f"{need - self.max_constraints} more than max_constraints = {self.max_constraints}; "
+                                 "use affinity_sweep or joint, fewer layers, or a higher max_constraints")
+
+    def _task(self, split: Split, home: np.ndarray, start: np.ndarray, transitions: np.ndarray,
+              rooms: np.ndarray) -> Task:
+        """Return the problem of a stage; it starts as near to *start* as the rooms allow, settled."""
+        members = [np.flatnonzero(row == split.first) for row in home]
+        flows = [flow[np.ix_(a, b)] for flow, a, b in zip(transitions, members, members[1:], strict=False)]
+        self._check(split, flows)
+        room = np.multiply.outer(rooms, [len(devices) for devices in split.parts])
+        near = [assigned(-np.stack([np.isin(row[who], devices) for devices in split.parts], axis=1).astype(float), r)
+                for row, who, r in zip(start, members, room, strict=True)]
+        return settled(Task(near, room, flows, split.levels, alike=True))
 
 
-def canonical(device_of: np.ndarray, problem: Problem) -> np.ndarray:
-    """Return the placement with devices renamed by first appearance in layer 0 (within nodes, and nodes likewise).
-
-    Costs do not change: devices of a node are alike, and so are nodes. It satisfies the symmetry breaking.
-    """
-    order = list(dict.fromkeys(device_of[0].tolist() + list(range(problem.n_devices))))
-    nodes = list(dict.fromkeys(problem.node_of[order].tolist()))
-    order.sort(key=lambda d: nodes.index(problem.node_of[d]))  # stable: keeps the order inside a node
-    return np.argsort(order)[device_of]
+def _equal(name: str, parts: list[np.ndarray]) -> Split:
+    return Split(name, parts, [(np.arange(len(parts)), 1.0)])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    device_of: np.ndarray
-    bound: float
-    proved: bool
-    constraints: int
+def settled(task: Task) -> Task:
+    """Return *task*, which is of flows only, with a start whose layers are each the best for their neighbours."""
+    places = list(task.start)
+    while True:
+        before = list(places)
+        for layer, at in enumerate(before):
+            cost = np.zeros((len(at), len(task.distance)))
+            if layer:
+                cost += task.flows[layer - 1].T @ task.distance[places[layer - 1]]
+            if layer + 1 < len(places):
+                cost += task.flows[layer] @ task.distance[places[layer + 1]]
+            new, expert = assigned(cost, task.rooms[layer]), np.arange(len(at))
+            if cost[expert, new].sum() < cost[expert, at].sum() - IMPROVES:
+                places[layer] = new
+        if all(a is b for a, b in zip(before, places, strict=True)):
+            return dataclasses.replace(task, start=places)
 
 
-class _Model:
-    """Hold the integer program: x[l,e,d] = 1 if expert e of layer l is on device d; y[l,i,j] >= 1 if apart.
-
-    y needs one direction of x[l,i,d] - x[l+1,j,d] only, because every expert is on exactly one device. With
-    nodes a second y tells whether the nodes differ; it costs the weight's rest.
-    """
-
-    def __init__(self, transitions: np.ndarray, problem: Problem, start: np.ndarray) -> None:
-        import pulp  # a quarter of a second to import: only when needed
-
-        self.problem, self.start, self.pulp = problem, start, pulp
-        self.program = pulp.LpProblem("exflow", pulp.LpMinimize)
-        n_layers, n_experts = start.shape
-        self.room = int(problem.rooms(np.array([n_experts]))[0])
-        self.x = [[[self.program.add_variable(f"x_{layer}_{expert}_{device}", cat="Binary")
-                    for device in range(problem.n_devices)] for expert in range(n_experts)]
-                  for layer in range(n_layers)]
-        self.values: dict[str, float] = {}  # of every variable, at the start
-        self._place_experts()
-        cost: list[tuple[Any, float]] = []
-        self.unit = problem.levels[0][1]  # costs are counted in crossings of the lowest level: mostly whole numbers
-        for number, (group_of, weight) in enumerate(problem.levels):
-            for layer, flows in enumerate(transitions):
-                apart = self._add_apart(f"y{number}_{layer}", layer, np.argwhere(flows > 0), group_of)
-                cost += [(y, round(weight / self.unit, 9) * float(flows[i, j])) for (i, j), y in apart.items()]
-        self.program.setObjective(pulp.LpAffineExpression(cost))
-        # With whole costs an objective less than one above the bound is proved optimal.
-        self.step = 0.999 if all(value.is_integer() for _, value in cost) else 0.0
-
-    def _place_experts(self) -> None:
-        pulp, problem = self.pulp, self.problem
-        even = len(self.x[0]) % problem.n_devices == 0
-        for layer, rows in enumerate(self.x):
-            for expert, row in enumerate(rows):
-                self.program += pulp.lpSum(row) == 1
-                self.values |= {v.name: float(d == self.start[layer, expert]) for d, v in enumerate(row)}
-            for column in zip(*rows, strict=True):
-                held = pulp.lpSum(column)
-                self.program += (held == self.room) if even else (held <= self.room)
-        # Symmetry: devices are alike, so number them by first appearance in layer 0. Nodes make that coarser.
-        for expert, row in enumerate(self.x[0][:1] if problem.n_nodes > 1 else self.x[0]):
-            for variable in row[expert + 1:]:
-                variable.upBound = 0
-
-    def _add_apart(self, name: str, layer: int, where: np.ndarray, group_of: np.ndarray) -> dict[tuple[int, int], Any]:
-        pulp = self.pulp
-        groups = [np.flatnonzero(group_of == g) for g in range(int(group_of.max()) + 1)]
-        inside = [[[pulp.lpSum([row[d] for d in group]) for group in groups] for row in rows]
-                  for rows in self.x[layer:layer + 2]]
-        apart = {}
-        for i, j in where.tolist():
-            y = apart[i, j] = self.program.add_variable(f"{name}_{i}_{j}", 0, 1)
-            differ = group_of[self.start[layer, i]] != group_of[self.start[layer + 1, j]]
-            self.values[y.name] = float(differ)
-            for here, there in zip(inside[0][i], inside[1][j], strict=True):
-                self.program += y >= here - there
-        # A group holds `room` experts of the next layer, so an expert is apart from all partners but that many.
-        # Without this the linear relaxation is 0 (every expert spread evenly) and so is every bound.
-        room = self.room * len(groups[0])
-        for axis in (0, 1):
-            for expert in np.unique(where[:, axis]).tolist():
-                partners = [y for pair, y in apart.items() if pair[axis] == expert]
-                if len(partners) > room:
-                    self.program += pulp.lpSum(partners) >= len(partners) - room
-        return apart
-
-    def solve(self, time_limit_s: float, seed: int) -> _Outcome:
-        pulp, values = self.pulp, self.values
-
-        class WarmHighs(pulp.HiGHS):  # type: ignore[name-defined, misc]
-            """HiGHS with a start: PuLP's own warmStart is ignored by its HiGHS interface (seen in 3.3.2)."""
-
-            def callSolver(self, lp: Any) -> None:
-                import highspy
-
-                start = highspy.HighsSolution()
-                start.col_value = [values[v.name] for v in lp.variables()]
-                lp.solverModel.setSolution(start)
-                lp.solverModel.run()
-
-        self.program.solve(WarmHighs(msg=False, timeLimit=time_limit_s, gapRel=0.0, gapAbs=self.step,
-                                     random_seed=seed % 2**31))
-        info = self.program.solverModel.getInfo()
-        status = self.program.sol_status  # not .status, which says "Optimal" at a time limit too
-        if status in (pulp.LpSolutionInfeasible, pulp.LpSolutionUnbounded):
-            raise RuntimeError("the integer program has no solution, yet its start is one: a bug in exflow_ilp")
-        device_of = self.start if status == pulp.LpSolutionNoSolutionFound else self._device_of()
-        proved = status == pulp.LpSolutionOptimal
-        bound = max(float(info.mip_dual_bound), 0.0) * self.unit
-        return _Outcome(device_of, bound, proved, self.program.numConstraints())
-
-    def _device_of(self) -> np.ndarray:
-        value = np.array([[[v.value() for v in row] for row in rows] for rows in self.x])
-        return value.argmax(axis=2)
+def _said(split: Split, task: Task, outcome: Outcome, total: int) -> dict[str, Any]:
+    objective, bound = task.cost(outcome.places) / total, outcome.bound / total
+    return {"name": split.name, "status": "optimal" if outcome.proved else "feasible", "objective": objective,
+            "bound": objective if outcome.proved else min(bound, objective)}
