@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from setting import AFFINITY, FANOUT, QUICK, SOURCES, markdown, span, titled
 
 from moesim import plots
@@ -87,7 +87,7 @@ def _cells(ax: Any, found: pd.DataFrame, share: pd.DataFrame, column: str) -> No
     ax.imshow(share, cmap=COLOURS, vmin=-1, vmax=1, aspect="auto")
     form = "{:.0f}" if column == "cross_top1" else "{:.2f}"
     for (i, j), value in np.ndenumerate(found.to_numpy() * (100 if column == "cross_top1" else 1)):
-        colour = style.on(COLOURS(float(np.clip(share.to_numpy()[i, j], -1, 1) + 1) / 2))
+        colour = style.on(to_hex(COLOURS(float(np.clip(share.to_numpy()[i, j], -1, 1) + 1) / 2)))
         ax.text(j, i, form.format(value), ha="center", va="center", fontsize=style.NORMAL, color=colour)
     names = [short(n) for n in found.index]
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=style.SMALL)
