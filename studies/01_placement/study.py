@@ -63,14 +63,16 @@ def run_demo(overrides: list[str]) -> None:
     (HERE / "figures").mkdir(exist_ok=True)
     for name in FIGURES:
         shutil.copyfile(OUT / "figures" / f"{name}.png", HERE / "figures" / f"{name}.png")
-    write({"": of_demo((OUT / "report.md").read_text(encoding="utf-8"))})
+    write(of_demo((OUT / "report.md").read_text(encoding="utf-8")))
 
 
-def of_demo(report: str) -> str:
-    """Return the setting, answer and numbers of *report* for the README."""
+def of_demo(report: str) -> dict[str, str]:
+    """Return the setting, answer and numbers of *report* for the README, and its first sentences for the top."""
     setting_, answer, numbers = (part.strip() for part in report.split("\n## ")[:3])
     setting_ = setting_.partition("\n")[2].strip()
-    return "\n\n".join([setting_, "![What balance costs](figures/pareto.png)", f"### {answer}", f"### {numbers}"])
+    figure = "![What balance costs](figures/pareto.png)"
+    return {"machine": "* " + answer.split("\n\n")[1],
+            "": "\n\n".join([setting_, figure, f"### {answer}", f"### {numbers}"])}
 
 
 def renew(stages: list[str], public: Path | None) -> None:

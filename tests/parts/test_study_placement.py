@@ -214,10 +214,14 @@ def test_readme_says_what_the_tables_have(parts: dict[str, Any], tables: dict[st
         study.renewed("a page", "numbers", "pareto")
 
 
-def test_a_part_of_the_demos_report_goes_between_the_markers(parts: dict[str, Any]) -> None:
-    report = "# Question\n\nThe setting.\n\n## Answer\n\nlpt.\n\n## Numbers\n\n| 1 |\n\n## Figures\n\nmore\n"
-    text = parts["study"].of_demo(report)
-    assert text.startswith("The setting.\n\n![") and text.endswith("### Answer\n\nlpt.\n\n### Numbers\n\n| 1 |")
+def test_parts_of_the_demos_report_go_between_the_markers(parts: dict[str, Any], folder: Path) -> None:
+    report = "# Question\n\nThe setting.\n\n## Answer\n\nlpt.\n\nWhy.\n\n## Numbers\n\n| 1 |\n\n## Figures\n\nmore\n"
+    parts_ = parts["study"].of_demo(report)
+    assert parts_["machine"] == "* lpt." and parts_[""].startswith("The setting.\n\n![")
+    assert parts_[""].endswith("### Answer\n\nlpt.\n\nWhy.\n\n### Numbers\n\n| 1 |")
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    at_top, whole = (readme.split(f"study.py{name}: begin -->")[1] for name in (" machine", ""))
+    assert at_top.strip().removeprefix("* ").split("\n\n")[0] in whole.split("### Numbers")[0]
 
 
 @pytest.mark.external
