@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 from setting import SOURCES, only, span, titled
 
 from moesim import plots
-from moesim.plots import _labels
 from moesim.plots import _style as style
 
 COLOUR = {4: style.BLUE, 8: style.VERMILION, 16: style.GREEN, 32: style.ORANGE, 64: style.PURPLE}
@@ -30,7 +28,8 @@ LINES = {"top1": (style.BLUE, "joint: transitions of first choices"),
          "fanout": (style.VERMILION, "coactivation: fan-out")}
 BESIDE = 8  # devices at which both meanings are shown beside each other
 MODES = {"copies_home": "dispatch_combine", "copies_stay": "context_coherent"}
-BLIND = {"linear": "linear", "lpt": "lpt", "eplb +D": "eplb +8"}
+BLIND = {"linear": ("linear", (0, 7), "center"), "lpt": ("lpt", (0, 7), "center"),
+         "eplb +D": ("eplb +8", (-6, -5), "right")}
 LOAD = "load imbalance, busiest device / mean"
 
 
@@ -116,7 +115,9 @@ def _modes(table: pd.DataFrame) -> Any:
         for ax, (column, mode) in zip(row, MODES.items(), strict=True):
             style.axes(ax)
             ax.set_ylim(0, 1.08 * some[list(MODES)].to_numpy().max())
-            ax.set_xlim(0.97, 1 + 1.08 * (some["load_max_over_mean"].max() - 1))
+            most = some["load_max_over_mean"].max() - 1
+            ax.set_xlim(1 - 0.14 * most, 1 + 1.08 * most)  # room for a name left of 1
+            ax.set_xticks([x for x in ax.get_xticks() if 1 <= x < 1 + 1.08 * most])
             style.finish(ax, f"{name}: {mode}", LOAD if name == present[-1] else "",
                          "copies per token and layer" if ax is row[0] else "")
             _copies(ax, some, column)
@@ -132,16 +133,14 @@ def _modes(table: pd.DataFrame) -> Any:
 
 def _copies(ax: Any, some: pd.DataFrame, column: str) -> None:
     """Draw the curves of *column* and the solvers beside them."""
-    points = [some[(some["line"] == "") & (some["solver"] == solver)] for solver in BLIND]
-    x, y, texts = list(pd.concat(points)["load_max_over_mean"]), list(pd.concat(points)[column]), list(BLIND.values())
-    for solver, row in zip(BLIND, points, strict=True):
-        ax.scatter(row["load_max_over_mean"], row[column], marker=MARKS[solver], s=34, facecolors="white",
-                   edgecolors=style.INK, zorder=4)
+    for solver, (words, offset, side) in BLIND.items():
+        row = some[(some["line"] == "") & (some["solver"] == solver)].iloc[0]
+        at = row["load_max_over_mean"], row[column]
+        ax.scatter(*at, marker=MARKS[solver], s=34, facecolors="white", edgecolors=style.INK, zorder=4)
+        ax.annotate(words, at, offset, textcoords="offset points", ha=side, fontsize=style.NORMAL, color=style.INK)
     for line, (colour, _) in LINES.items():
         curve = some[some["line"] == line].sort_values("balance")
         ax.plot(curve["load_max_over_mean"], curve[column], "-o", color=colour, ms=3.5, lw=1.6)
-        x, y, texts = x + list(curve["load_max_over_mean"]), y + list(curve[column]), texts + [""] * len(curve)
-    _labels.beside(ax, np.array(x), np.array(y), texts, [style.INK] * len(x))
 
 
 def worth(table: pd.DataFrame) -> pd.DataFrame:

@@ -165,8 +165,9 @@ def number(seconds: float) -> str:
 
 
 def _note(table: pd.DataFrame) -> str:
-    return (f"defaults of all solvers; profiles of {int(table['tokens'].min()):,d} tokens, the largest of "
-            f"{int(table['tokens'].max()):,d}; counting it not included; {table['processor'].iloc[0]}")
+    small, large = (f"{int(n):,d}" for n in (table["tokens"].min(), table["tokens"].max()))
+    return (f"defaults of all solvers but topology flow; profiles of {small} tokens, the largest of {large}; counting it "
+            f"not included; {table['processor'].iloc[0]}")
 
 
 def answer(table: pd.DataFrame) -> str:
