@@ -166,8 +166,8 @@ def number(seconds: float) -> str:
 
 def _note(table: pd.DataFrame) -> str:
     small, large = (f"{int(n):,d}" for n in (table["tokens"].min(), table["tokens"].max()))
-    return (f"defaults of all solvers but topology flow; profiles of {small} tokens, the largest of {large}; counting it "
-            f"not included; {table['processor'].iloc[0]}")
+    return (f"defaults of all solvers but topology flow; profiles of {small} tokens, the largest of {large}; counting "
+            f"them not included; {table['processor'].iloc[0]}")
 
 
 def answer(table: pd.DataFrame) -> str:
