@@ -67,26 +67,34 @@ def _chain(objectives: Sequence[Any], replicas: Replicas, profile: Profile, prob
 
 
 def _filled(replicas: np.ndarray, costs: Costs, problem: Problem, sizes: np.ndarray) -> np.ndarray:
-    """Return *replicas* [L, E, D] with more of them, up to *sizes* [L], where tokens that come would cross the most."""
+    """Return *replicas* [L, E, D] with more of them, up to *sizes* [L], where tokens that come cross the most.
+
+    Nothing is added to the first layer, where none come, and nothing at all if no tokens stay.
+    """
     filled, rooms, devices = replicas.copy(), problem.rooms(sizes), np.arange(problem.n_devices)
     expert, device = np.nonzero(filled[0])
     share = even(expert)
     for layer in range(1, len(filled) if costs.flows else 0):
-        held, n_experts = filled[layer], filled.shape[1]
-        leaving = [np.zeros((problem.n_devices, n_experts)) for _ in costs.flows]
+        held = filled[layer]
+        leaving = [np.zeros((problem.n_devices, len(held))) for _ in costs.flows]
         for tokens, flow in zip(leaving, costs.flows, strict=True):
             np.add.at(tokens, device, flow.share[layer - 1][expert] * share[:, None])
-        saved = sum(a * b for a, b in zip(leaving, _distances(held, costs, problem), strict=True))
-        free = np.arange(n_experts) < (rooms[layer] - held.sum(axis=0))[:, None]
-        gains = np.zeros(saved.shape)
-        best = np.argsort(-saved, axis=1, kind="stable")
-        np.put_along_axis(gains, best, np.where(free, np.take_along_axis(saved, best, axis=1), 0.0), axis=1)
-        chosen = np.argsort(-gains, axis=None, kind="stable")[:sizes[layer] - held.sum()]
-        held.T.flat[chosen[gains.flat[chosen] > 0]] = True
+        saved = [a * b for a, b in zip(leaving, _distances(held, costs, problem), strict=True)]
+        _fill(held, np.sum(saved, axis=0), int(rooms[layer]), int(sizes[layer]))
         expert, device = np.nonzero(held)
         arriving = np.sum(leaving, axis=0)[:, expert] * ways(devices, expert, device, problem)
         share = shares(arriving.sum(axis=0), expert)
     return filled
+
+
+def _fill(held: np.ndarray, saved: np.ndarray, room: int, size: int) -> None:
+    """Add to *held* [E, D] what *saved* [D, E] most, up to *size* in all and *room* per device."""
+    free = np.arange(len(held)) < (room - held.sum(axis=0))[:, None]
+    order, gains = np.argsort(-saved, axis=1, kind="stable"), np.zeros(saved.shape)
+    np.put_along_axis(gains, order, np.where(free, np.take_along_axis(saved, order, axis=1), 0.0), axis=1)
+    chosen = np.argsort(-gains, axis=None, kind="stable")[:size - held.sum()]
+    chosen = chosen[gains.flat[chosen] > 0]
+    held[chosen % len(held), chosen // len(held)] = True
 
 
 def _distances(held: np.ndarray, costs: Costs, problem: Problem) -> list[np.ndarray]:
