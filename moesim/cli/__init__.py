@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import moesim
-from moesim.cli import calibrate, inspect, measure, network, simulate, traces
+from moesim.cli import calibrate, inspect, measure, network, place, simulate, traces
 from moesim.cli.output import message
 
 
@@ -50,7 +50,7 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
     pass
 
 
-for _command in (simulate.demo, simulate.run, simulate.sweep, inspect.show, inspect.check, traces.plot, traces.place,
+for _command in (simulate.demo, simulate.run, simulate.sweep, inspect.show, inspect.check, traces.plot, place.place,
                  traces.convert, traces.capture, measure.measure, calibrate.calibrate, measure.validate,
                  network.network):
     app.command()(_command)

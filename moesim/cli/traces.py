@@ -1,4 +1,4 @@
-"""Commands on traces and results: plot, place, convert, capture."""
+"""Commands on traces and results: plot, convert, capture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moesim.cli.output import message, print_rows, waiting
+from moesim.cli.output import message, waiting
 
 
 def plot(source: Annotated[Path, typer.Argument(help="Result folder (of run), sweep folder, or trace file.")],
@@ -25,36 +25,6 @@ def plot(source: Annotated[Path, typer.Argument(help="Result folder (of run), sw
     folder = out or (source if source.is_dir() else source.parent) / "figures"
     for path in figures.draw(source, kinds, figures.options(options or ()), folder, suffix):
         print(path)
-
-
-def place(trace: Annotated[Path, typer.Argument(help="Trace file.")],
-          devices: Annotated[int, typer.Option(min=1, help="Number of devices.")],
-          solver: Annotated[str, typer.Option(help="Name, or {name: joint, balance: 1.0}.")] = "joint",
-          devices_per_node: Annotated[int | None, typer.Option(min=1, help="Devices that share a node.")] = None,
-          profile_fraction: Annotated[float, typer.Option(help="Part of the requests that the solver sees.")] = 0.5,
-          seed: Annotated[int, typer.Option(min=0)] = 0,
-          out: Annotated[Path | None, typer.Option(help="File for the placement.")] = None,
-          form: Annotated[str | None, typer.Option("--format", help="Format of the file: moesim list placement_format. "
-                                                                    "(default: by suffix; .json is moesim's)")] = None
-          ) -> None:
-    """Place the experts of a trace; judge the answer on requests that the solver saw and on those it did not."""
-    from moesim import placement
-    from moesim.cli.values import yaml_value
-    from moesim.trace import read_trace
-
-    if form is not None and out is None:
-        raise ValueError(f"--format {form}: there is no file to write; give --out")
-    whole = read_trace(trace)
-    seen, unseen = whole.profile(profile_fraction, seed), whole.evaluation(profile_fraction, seed)
-    nodes = {} if devices_per_node is None else {"devices_per_node": devices_per_node}
-    with waiting("placing"):
-        answer = placement.solve(seen, devices, yaml_value("--solver", solver), seed, **nodes)
-    scores = [placement.evaluate(answer, part, devices_per_node) for part in (seen, unseen)]
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        placement.write_placement(answer, out, yaml_value("--format", form) if form else None)
-        message(f"placement: {out}")
-    print_rows(["", "profile", "evaluation"], [[name, *(float(s[name]) for s in scores)] for name in scores[0].index])
 
 
 def convert(source: Annotated[Path, typer.Argument(metavar="IN", help="Trace or placement of any known format.")],

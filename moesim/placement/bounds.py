@@ -27,6 +27,7 @@ import numpy as np
 
 from moesim.placement.costs import Costs
 from moesim.placement.objective import Problem, Profile
+from moesim.placement.replicas import replicate
 
 ROUNDS = 10  # chosen: five give nine tenths of what fifty do on the real traces
 # Multiply-adds of the largest bound that is worth its time (rounds x sides cubed, eigenvectors left aside): seconds.
@@ -35,18 +36,25 @@ STEP = 0.1  # of the projections, for weights scaled to one per slot: chosen on 
 DIGITS = 6  # a bound is rounded down to these, which hides rounding errors of eigenvalues
 
 
-def lower_bound(costs: Costs, profile: Profile, problem: Problem, rounds: int | None = None) -> float:
-    """Return what no placement without replicas can beat: the sum over the forms of cost of a bound of each.
+def lower_bound(costs: Costs, profile: Profile, problem: Problem, rounds: int | None = None,
+                redundant: int = 0) -> float:
+    """Return what no placement can beat: the sum over the forms of cost of a bound of each.
 
     More *rounds* make it tighter; with 0 only rows count. Left out they are ``ROUNDS``, or less if that would take
     more than seconds (``WORK``): with 256 experts on 60 layers, 0.
+
+    Placements with replicas, *redundant* per layer more than experts at most, may be better than those without. A
+    replica too has no more partners on its device or node than there is room for, and the tokens of an expert at all
+    its replicas are no more than its tokens: so rows count, whichever replicas tokens use, and nothing else does.
     """
     found = 0.0
     if costs.table is not None:
         found += float(costs.table.min(axis=2).sum())
-    rooms = problem.rooms(profile.sizes)
-    if costs.loads is not None:  # the busiest device has the mean at least, and one expert at least
-        found += float(np.maximum(costs.loads.sum(axis=1) / problem.n_devices, costs.loads.max(axis=1)).sum())
+    rooms, rounds = problem.rooms(profile.sizes + redundant), 0 if redundant else rounds
+    if costs.loads is not None:  # the busiest device has the mean at least, and one replica at least
+        heaviest = [replicate(loads[:size], int(size) + redundant, problem.n_devices)[1].max()
+                    for loads, size in zip(costs.loads, profile.sizes, strict=True)]
+        found += float(np.maximum(costs.loads.sum(axis=1) / problem.n_devices, heaviest).sum())
     for flow in costs.flows:
         levels = flow.levels
         if levels is None:  # no way between two devices is shorter than the shortest
@@ -58,7 +66,8 @@ def lower_bound(costs: Costs, profile: Profile, problem: Problem, rounds: int | 
                 two = slice(layer, layer + 2)  # the larger room and size for both: no placement is lost
                 n = int(profile.sizes[two].max())
                 slots = problem.n_devices * int(rooms[two].max())
-                found += weight * _crossing(share[:n, :n], group_of, slots, limit)
+                found += weight * (_crossing_at_rows(share[:n, :n], group_of, slots) if redundant else
+                                   _crossing(share[:n, :n], group_of, slots, limit))
     for spread in costs.spread:
         limit = _affordable(rounds, 1, profile.n_layers * len(costs.spread), problem.n_devices * int(rooms.max()))
         for sets, size, room in zip(profile.sets, profile.sizes.tolist(), rooms.tolist(), strict=True):
@@ -80,6 +89,11 @@ def _crossing(share: np.ndarray, group_of: np.ndarray, slots: int, rounds: int) 
     """Return how much of the flow *share* [E, E] between two layers must leave its group."""
     n_groups = int(group_of.max()) + 1
     return float(share.sum()) - kept_at_most(share, n_groups, slots // n_groups, rounds, layers=2)
+
+
+def _crossing_at_rows(share: np.ndarray, group_of: np.ndarray, slots: int) -> float:
+    """Return the same from where the flow comes from alone: those that arrive at an expert may use many replicas."""
+    return float(share.sum()) - min(_largest(share, slots // (int(group_of.max()) + 1)), float(share.sum()))
 
 
 def _groups_met(members: np.ndarray, tokens: np.ndarray, group_of: np.ndarray, sizes: tuple[int, int],

@@ -22,9 +22,10 @@ def evaluate(placement: Placement, trace: RoutingTrace, devices_per_node: int | 
     load_max_over_mean  most loaded device over the mean device, mean over layers
     cross_node_top1, node_fanout   the first and the third with nodes for devices
 
-    A token is at the device of its first choice. Of a replicated expert it uses the replica on the device it
-    comes from, if there is one, else the first; load is split evenly over replicas. With one MoE layer there
-    are no transitions and the cross fractions are NaN. Raises ``PlacementError`` if the two do not fit.
+    A token is at the device of its first choice. Of a replicated expert it uses the replica on its device, if there is
+    one, else one of its node, else any, in turns: what tokens that stay do in the simulation. Load is that of tokens
+    that come from all devices alike, split evenly over replicas; see ``stay_load``. With one MoE layer there are no
+    transitions and the cross fractions are NaN. Raises ``PlacementError`` if the two do not fit.
     """
     return evaluate_layers(placement, trace, devices_per_node).mean().rename("value")
 
@@ -33,18 +34,31 @@ def evaluate_layers(placement: Placement, trace: RoutingTrace, devices_per_node:
     """Return what ``evaluate`` averages, one row per layer; row l of a cross fraction is the step from l to l+1."""
     from moesim.placement.loops import CROSS_ALL, CROSS_TOP1, FANOUT  # numba: half a second, only when needed
 
-    check_fit(placement, trace)
-    problem = Problem(placement.n_experts, placement.n_devices, devices_per_node)
-    found = _route(placement, trace, np.arange(placement.n_devices))
+    problem = _problem(placement, trace, devices_per_node)
+    found, _ = _route(placement, trace, problem.node_of, np.arange(placement.n_devices))
     tokens = trace.n_tokens
     columns = {"cross_top1": _steps(found[CROSS_TOP1] / tokens),
                "cross_all": _steps(found[CROSS_ALL] / (tokens * trace.top_k**2)),
                "fanout": found[FANOUT] / tokens,
                "load_max_over_mean": load_max_over_mean(device_load(trace.counts(), placement.replicas))}
     if devices_per_node is not None:
-        found = _route(placement, trace, problem.node_of)
+        found, _ = _route(placement, trace, problem.node_of, problem.node_of)
         columns |= {"cross_node_top1": _steps(found[CROSS_TOP1] / tokens), "node_fanout": found[FANOUT] / tokens}
     return pd.DataFrame(columns).rename_axis("layer")
+
+
+def stay_load(placement: Placement, trace: RoutingTrace, devices_per_node: int | None = None) -> float:
+    """Return ``load_max_over_mean`` of tokens that stay: they use the replica on their device, so not all evenly.
+
+    Without replicas it is that of ``evaluate``. Raises ``PlacementError`` if the two do not fit.
+    """
+    problem = _problem(placement, trace, devices_per_node)
+    return float(load_max_over_mean(_route(placement, trace, problem.node_of, problem.node_of)[1]).mean())
+
+
+def _problem(placement: Placement, trace: RoutingTrace, devices_per_node: int | None) -> Problem:
+    check_fit(placement, trace)
+    return Problem(placement.n_experts, placement.n_devices, devices_per_node)
 
 
 def check_fit(placement: Placement, trace: RoutingTrace) -> None:
@@ -60,10 +74,11 @@ def _layers(sizes: list[int]) -> str:
     return f"{len(sizes)} layers of {experts} experts"
 
 
-def _route(placement: Placement, trace: RoutingTrace, group_of: np.ndarray) -> np.ndarray:
+def _route(placement: Placement, trace: RoutingTrace, node_of: np.ndarray,
+           group_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from moesim.placement.loops import route
 
-    return route(trace.experts, trace.top_k, placement.replicas, placement.device_of, group_of)
+    return route(trace.experts, trace.top_k, placement.replicas, node_of, group_of)
 
 
 def _steps(fraction: np.ndarray) -> np.ndarray:

@@ -112,6 +112,7 @@ class Problem:
                       counts uneven
     distances         what a token pays from device (row) to device (column), [D, D], for ``link_bytes``
     previous          the placement to migrate from, for ``migration``
+    bound             whether solvers should say how good an answer could be at most: proofs may take seconds
 
     Raises ``PlacementError``, or ``CapacityError`` if the experts do not fit.
     """
@@ -123,6 +124,7 @@ class Problem:
     capacity: int = 0
     distances: np.ndarray | None = None
     previous: Placement | None = None
+    bound: bool = True
 
     def __post_init__(self) -> None:
         per_node = self.devices_per_node

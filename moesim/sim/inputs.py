@@ -106,7 +106,7 @@ def _placement(scenario: Scenario, profile: RoutingTrace) -> Placement:
         else:
             nodes = machine.devices_per_node if machine.nodes > 1 else None
             placement = placing.solve(profile, machine.n_devices, solver=spec.solver, seed=scenario.seed,
-                                      devices_per_node=nodes)
+                                      devices_per_node=nodes, bound=False)
     except ValueError as error:
         raise scenario.error("placement", str(error)) from None
     found, wanted = ((len(sizes), _in_words(sizes), n) for sizes, n in (

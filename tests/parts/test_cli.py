@@ -202,13 +202,16 @@ def test_list() -> None:
 
 
 def test_place_judges_on_both_parts(trace: str, tmp_path: Path) -> None:
-    done = call("place", trace, "--devices", 4, "--solver", "lpt", "--out", tmp_path / "p/placement.json")
+    done = call("place", trace, "--devices", 4, "--solver", "lpt", "--no-domains", "--out",
+                tmp_path / "p/placement.json")
     assert done.exit_code == 0, done.stderr
     whole, placement = moesim.read_trace(trace), moesim.placement.Placement.load(tmp_path / "p/placement.json")
-    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()[1:]}
-    for column, part in enumerate((whole.profile(), whole.evaluation())):
-        for name, value in moesim.placement.evaluate(placement, part).items():
-            assert float(rows[str(name)][column]) == pytest.approx(value, rel=1e-4)
+    header, *lines = (line.split() for line in done.stdout.splitlines())
+    rows = {tuple(line[:2]): dict(zip(header[2:], map(float, line[2:]), strict=True)) for line in lines}
+    assert list(rows) == [(part, name) for part in ("profile", "evaluation") for name in ("fitted", "linear")]
+    for name, part in (("profile", whole.profile()), ("evaluation", whole.evaluation())):
+        expected = {"tokens": part.n_tokens} | moesim.placement.evaluate(placement, part).to_dict()
+        assert rows[name, "fitted"] == pytest.approx(expected, rel=1e-4)
     nodes = call("place", trace, "--devices", 4, "--devices-per-node", 2, "--solver", "{name: lpt}")
     assert "node_fanout" in nodes.stdout
     for arguments, text in ((("--solver", "lptt"), "unknown solver 'lptt'; did you mean 'lpt'?"),

@@ -41,12 +41,24 @@ class Fanout:
         return Costs(spread=(Spread(self._groups(problem), self.weight),))
 
     def value(self, placement: Placement, profile: Profile, problem: Problem) -> float:
-        """Return the mean over tokens and layers, 1 or more. Of a replicated expert the first replica counts."""
+        """Return the mean over tokens and layers, 1 or more, if the replicas of an expert are used evenly."""
+        group_of = self._groups(problem)
+        if (placement.replicas.sum(axis=2) > 1).any():
+            return float(np.mean([_met(members, held, group_of) @ tokens / tokens.sum()
+                                  for held, (members, tokens) in zip(placement.replicas, profile.sets, strict=True)]))
         from moesim.placement.spread import spread  # numba: half a second, only when needed
 
-        group_of, price = self._groups(problem)[None], np.ones(1)
-        return float(np.mean([spread(Together(members, tokens, group_of, price), placement.device_of[layer])
+        return float(np.mean([spread(Together(members, tokens, group_of[None], np.ones(1)), placement.device_of[layer])
                               / tokens.sum() for layer, (members, tokens) in enumerate(profile.sets)]))
 
     def _groups(self, problem: Problem) -> np.ndarray:
         return np.arange(problem.n_devices) if self.per == "device" else problem.node_of
+
+
+def _met(members: np.ndarray, held: np.ndarray, group_of: np.ndarray) -> np.ndarray:
+    """Return the groups that tokens of each set [N, K] meet, on average over the replicas *held* [E, D]: [N]."""
+    inside = held @ (group_of[:, None] == np.arange(group_of.max() + 1)) / np.maximum(held.sum(axis=1), 1)[:, None]
+    missed = np.ones((len(members), inside.shape[1]))
+    for experts in members.T:
+        missed *= 1 - inside[experts]
+    return (1 - missed).sum(axis=1)

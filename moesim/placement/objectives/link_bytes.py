@@ -18,6 +18,7 @@ from pydantic import Field
 from moesim.placement.costs import Costs, Flows
 from moesim.placement.objective import Pairs, Problem, Profile, transition_cost
 from moesim.placement.placement import Placement, PlacementError
+from moesim.placement.replicas import single
 from moesim.registry import part
 
 
@@ -52,6 +53,7 @@ class LinkBytes:
     def value(self, placement: Placement, profile: Profile, problem: Problem) -> float:
         """Return the mean distance of a copy, in the unit of the distances."""
         distances = _distances(problem)
+        placement, profile = single(placement, profile, problem)
         if self.mode == "dispatch_combine":
             way = _to_and_fro(distances)[placement.device_of]
             return float((profile.counts * way).sum() / max(profile.counts.sum(), 1))

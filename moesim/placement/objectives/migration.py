@@ -37,8 +37,8 @@ class Migration:
         return Costs(table=self.weight / profile.sizes.sum() * new)
 
     def value(self, placement: Placement, profile: Profile, problem: Problem) -> float:
-        """Return replicas that are new on their device over experts: ``migration_bytes`` per byte of all experts."""
-        return _previous(profile, problem).migration_bytes(placement, 1) / float(profile.sizes.sum())
+        """Return replicas that are new on their device over all: ``migration_bytes`` per byte of the placement."""
+        return _previous(profile, problem).migration_bytes(placement, 1) / float(placement.replicas.sum())
 
 
 def _previous(profile: Profile, problem: Problem) -> Placement:

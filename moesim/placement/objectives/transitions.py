@@ -14,6 +14,7 @@ from pydantic import Field
 from moesim.placement.costs import Costs, Flows
 from moesim.placement.objective import Pairs, Problem, Profile, transition_cost
 from moesim.placement.placement import Placement
+from moesim.placement.replicas import single
 from moesim.registry import part
 
 
@@ -37,4 +38,5 @@ class Transitions:
 
     def value(self, placement: Placement, profile: Profile, problem: Problem) -> float:
         """Return the mean distance of a transition, 0 to 1; 0 with one layer."""
+        placement, profile = single(placement, profile, problem)
         return transition_cost(profile.transitions(self.pairs), placement.device_of, problem.distance)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from moesim.placement.objective import Problem, Profile, device_load, load_max_over_mean
 from moesim.placement.placement import Placement, PlacementError
+from moesim.placement.replicas import replicate
 from moesim.placement.solvers._packing import pack
 from moesim.registry import part
 
@@ -62,7 +63,7 @@ def balance(weights: np.ndarray, slots: int, groups: int, nodes: int,
     for node in range(nodes):
         mine = np.flatnonzero(node_of_group == node)
         local = members[mine[np.argsort(rank[mine])]].ravel()
-        copy_of, loads = _replicate(weights[local], slots // nodes)
+        copy_of, loads = replicate(weights[local], slots // nodes)
         device, place = _pack(loads, devices // nodes)
         found.append((local[copy_of], device + node * (devices // nodes), place))
     experts, device, place = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -74,13 +75,3 @@ def _pack(weights: np.ndarray, n_packs: int) -> tuple[np.ndarray, np.ndarray]:
     if len(weights) == n_packs:
         return np.arange(n_packs), np.zeros(n_packs, dtype=np.int64)
     return pack(weights, n_packs, -(-len(weights) // n_packs))
-
-
-def _replicate(weights: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the item of each slot and its load: each extra slot goes to the item with the most load per replica."""
-    copies = np.ones(len(weights), dtype=np.int64)
-    item = list(range(len(weights)))
-    for _ in range(slots - len(weights)):
-        item.append(int((weights / copies.astype(np.float32)).argmax()))
-        copies[item[-1]] += 1
-    return np.array(item), (weights / copies.astype(np.float32))[item]

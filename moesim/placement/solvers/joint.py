@@ -22,6 +22,7 @@ from moesim.placement.objectives.transitions import Transitions
 from moesim.placement.placement import Placement, PlacementError
 from moesim.placement.solvers._chain import Chain, swap
 from moesim.placement.solvers._claims import claims
+from moesim.placement.solvers._replicas import place
 from moesim.placement.solvers._search import descend, search
 from moesim.registry import Part, part
 
@@ -34,6 +35,9 @@ class Joint:
     within a layer, swept over the layers until none helps, from *restarts* random starts; then *perturbations*
     of an iterated local search.
 
+    *redundant* is how many more replicas than experts a layer may have, for which devices have room too. Tokens that
+    stay use the replica on their device: with transitions the load is theirs (replicas.py, ``Load``).
+
     *objectives* (names or mappings, as ``("fanout", {"name": "migration", "weight": 0.1})``) are minimised instead of
     the transitions, with their weights. For fan-out and load alone ``coactivation`` is faster. *bound_rounds* is the
     effort for the lower bound (bounds.py); left out, what takes seconds at most.
@@ -45,6 +49,7 @@ class Joint:
     perturbations: int = Field(default=1200, ge=0)
     objectives: tuple[Annotated[Any, Part("objective")], ...] = ()
     bound_rounds: int | None = Field(default=None, ge=0)
+    redundant: int = Field(default=0, ge=0)
 
     def solve(self, profile: Profile, problem: Problem, seed: int) -> Placement:
         """Return the placement; *seed* draws the starts and the perturbations."""
@@ -52,10 +57,17 @@ class Joint:
             raise PlacementError("pairs is given beside objectives, which do not read it; "
                                  "write {name: transitions, pairs: all} among them")
         rng, objectives = np.random.default_rng(seed), self.minimised()
-        chain = Chain(total(o.costs(profile, problem) for o in objectives if o.weight), profile, problem)
-        devices = search(chain, descend(chain, swap, self.restarts, rng), self.perturbations, rng)
-        placement = Placement.from_device_of(devices, problem.n_devices, profile.sizes)
-        return placement.with_info(**claims(objectives, placement, profile, problem, self.bound_rounds))
+        costs = total(o.costs(profile, problem) for o in objectives if o.weight)
+        if self.redundant:
+            if costs.flows:
+                objectives = *objectives[:-1], Load(weight=self.balance, stay=True)
+            placement = place(objectives, profile, problem, self.redundant, (self.restarts, self.perturbations), rng)
+        else:
+            chain = Chain(costs, profile, problem)
+            devices = search(chain, descend(chain, swap, self.restarts, rng), self.perturbations, rng)
+            placement = Placement.from_device_of(devices, problem.n_devices, profile.sizes)
+        said = claims(objectives, placement, profile, problem, self.bound_rounds, self.redundant)
+        return placement.with_info(**said)
 
     def minimised(self) -> tuple[Any, ...]:
         """Return the objectives, load last."""
