@@ -59,7 +59,7 @@ def test_what_it_is_worth(trace: RoutingTrace, together: Placement) -> None:
     assert (evaluate(solve(trace, 2, "linear"), trace).round(9) == evaluate(together, trace).round(9)).all()
 
 
-@pytest.mark.parametrize("solver", [s for s in registry.names("solver") if s not in ("topology_flow", "exflow_ilp")])
+@pytest.mark.parametrize("solver", [s for s in registry.names("solver") if s != "topology_flow"])
 def test_every_solver_places_them(solver: str, trace: RoutingTrace) -> None:
     answer = solve(trace, 2, solver)
     assert answer.sizes.tolist() == SIZES
