@@ -28,8 +28,8 @@ def judge(trace: RoutingTrace, n_devices: int, solver: Any = "joint", seed: int 
                 which it then never saw;  linear: experts in the order of their number, for scale
 
     Its other columns are ``tokens`` (judged on) and the numbers of ``evaluate``; if experts are replicated also
-    ``stay_load_max_over_mean``, see ``stay_load``. They are NaN where there is nothing to judge on, or nothing to fit: a
-    domain needs requests on both sides. *domains* says whether domains have rows; left out they do if 2 to
+    ``stay_load_max_over_mean``, see ``stay_load``. They are NaN where there is nothing to judge on, or nothing to fit:
+    a domain needs requests on both sides. *domains* says whether domains have rows; left out they do if 2 to
     ``MOST_DOMAINS`` are labelled. Raises ``PlacementError`` if *domains* is true and fewer than 2 are, and what
     ``solve`` raises.
     """

@@ -57,7 +57,8 @@ class Fanout:
 
 def _met(members: np.ndarray, held: np.ndarray, group_of: np.ndarray) -> np.ndarray:
     """Return the groups that tokens of each set [N, K] meet, on average over the replicas *held* [E, D]: [N]."""
-    inside = held @ (group_of[:, None] == np.arange(group_of.max() + 1)) / np.maximum(held.sum(axis=1), 1)[:, None]
+    group = (group_of[:, None] == np.arange(group_of.max() + 1)).astype(float)
+    inside = held @ group / np.maximum(held.sum(axis=1), 1)[:, None]
     missed = np.ones((len(members), inside.shape[1]))
     for experts in members.T:
         missed *= 1 - inside[experts]

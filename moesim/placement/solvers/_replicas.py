@@ -32,16 +32,16 @@ def place(objectives: Sequence[Any], profile: Profile, problem: Problem, redunda
 
     Two starts: without more replicas, and with those that EPLB's rule gives, which take turns; what ends up on one
     device is one. From the better one on, free places get the replicas that save tokens that stay the most crossing,
-    the search goes on with each replica's own tokens, and so on; the best of all is returned.
+    the search goes on with each replica's own tokens, and so on; the best of all is returned. Of the turns a quarter is
+    for each start.
     """
     check_room(profile.sizes, redundant, problem)
     costs = total(o.costs(profile, problem) for o in objectives if o.weight)
-    sizes = profile.sizes + redundant
-    found = []
+    (restarts, turns), sizes, found = effort, profile.sizes + redundant, []
     for more in (0, redundant):
         replicas = Replicas.heaviest(profile, sizes, more, problem.n_devices)
         chain = _chain(objectives, replicas, profile, problem, None)
-        devices = search(chain, descend(chain, swap, effort[0], rng), effort[1], rng)
+        devices = search(chain, descend(chain, swap, restarts, rng), turns // 4, rng)
         found.append(replicas.placement(devices, problem, profile))
 
     def worth(placement: Placement) -> float:
@@ -54,7 +54,7 @@ def place(objectives: Sequence[Any], profile: Profile, problem: Problem, redunda
         # move, the search fits to chance.
         share = np.maximum(replicas.even, replicas.flows(profile.top1, problem)[1]) if costs.flows else None
         chain = _chain(objectives, replicas, profile, problem, share)
-        devices = search(chain, replicas.device.copy(), effort[1] // ROUNDS, rng)
+        devices = search(chain, replicas.device.copy(), turns // 2 // ROUNDS, rng)
         now = replicas.placement(devices, problem, profile)
         found.append(now)
     return min(found, key=worth)
