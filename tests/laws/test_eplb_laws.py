@@ -15,7 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from moesim.placement import PlacementError, Profile, solve
-from moesim.placement.solvers.eplb import _replicate, balance
+from moesim.placement.replicas import replicate
+from moesim.placement.solvers.eplb import balance
 
 NEAR = Fraction(1, 10**5)
 
@@ -120,7 +121,7 @@ def test_placements_hold_what_the_twin_says(groups: int, seed: int) -> None:
 def test_replicas_make_the_heaviest_share_as_small_as_can_be(weights: list[int], extra: int) -> None:
     """Ties or not: no other way to give out the extra slots has a smaller largest weight per replica."""
     n = len(weights)
-    item, load = _replicate(np.array(weights, dtype=np.float32), n + extra)
+    item, load = replicate(np.array(weights, dtype=np.float32), n + extra)
     assert item[:n].tolist() == list(range(n)) and len(item) == n + extra
     assert load.tolist() == pytest.approx([weights[i] / item.tolist().count(i) for i in item])
     ways = combinations_with_replacement(range(n), extra)
