@@ -16,6 +16,7 @@ Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16. (default: fp32 on 
 Threads = Annotated[int, typer.Option(min=0, help="Threads of PyTorch on a CPU. (default: PyTorch's own)")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the order and of random buffers.")]
 YAML = "device.yaml"
+STEADY = 5.0  # percent; above, a comparison of times taken minutes apart is worth little (assumed)
 
 
 def measure(device: Device = "cpu",
@@ -75,6 +76,12 @@ def validate(device: Device = "cpu",
     print()
     print_pairs({f"{name} ({'' if name == 'steps' else '%'})".replace(" ()", ""): value
                  for name, value in steps.errors(found).items()})
+    with waiting("measuring sentinels again"):
+        drift = library.drift(library.again(target, folder, options))
+    message(f"drift: {drift['sentinels']} operators measured again after the steps: {drift['median']:+.1f} % (median, "
+            f"against the start)")
+    if abs(drift["median"]) > STEADY:
+        message("note: the machine changed while it was measured; the errors say as much about that as about the model")
 
 
 def _report(library: Any, target: Any, journal: Any, folder: Path) -> Any:

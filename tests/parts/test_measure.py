@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from moesim import measure, registry  # noqa: E402
 from moesim.kernels import ops  # noqa: E402
 from moesim.kernels.rates import Rates  # noqa: E402
-from moesim.measure import engines, journal, layers, routing, timing, validate  # noqa: E402
+from moesim.measure import ceilings, engines, journal, layers, routing, timing, validate  # noqa: E402
 from moesim.measure.blocks import energy as energy_block  # noqa: E402
 from moesim.measure.blocks import layer_stack  # noqa: E402
 from moesim.measure.blocks.layer_stack import small  # noqa: E402
@@ -175,6 +175,8 @@ class TestRunner:
         turns = [row["x_turn"] for row in found.rows if row["sentinel"]]
         assert turns == sorted(turns) and set(turns) == {0, 1, 2}
         assert measure.drift(found)["sentinels"] >= 1
+        more = measure.again(CPU, tmp_path, Options(blocks=("elementwise",), budget_s=0.5, effort=QUICK))
+        assert [row["x_turn"] for row in more.rows[len(found.rows):]] == [3] * turns.count(2)
 
     def test_the_last_turn_of_sentinels_has_its_time_kept(self, tmp_path: Path,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +338,7 @@ class TestValidate:
             assert (case.model.hidden, case.model.moe.ffn) not in layers_
 
     def test_steps_are_compared(self) -> None:
-        table = measure.journal.as_table([
+        table = journal.as_table([
             {"op": "gemm", "m": 64, "n": 64, "k": 64, "dtype": "fp32", "time_s": 1e-3, "impl": "linear", "cold": True,
              "sentinel": False, "status": "ok"},
             {"op": "elementwise", "bytes": 1e6, "dtype": "fp32", "time_s": 1e-3, "impl": "add", "cold": True,
@@ -344,7 +346,7 @@ class TestValidate:
             {"op": "elementwise", "bytes": 1e6, "dtype": "fp32", "time_s": 1e-3, "impl": "add_rms_norm", "cold": False,
              "sentinel": False, "status": "ok"}])
         assert engines.of_engine(table, "cpu")["impl"].tolist() == ["linear", "add_rms_norm"]
-        device = measure.ceilings.device(CPU, table, "2026-01-01")
+        device = ceilings.device(CPU, table, "2026-01-01")
         cases = [validate.Case(TINY, Step(contexts=(4, 4))), validate.Case(TINY, Step(prompts=(6,)))]
         found = validate.compare(CPU, device, "roofline", cases)
         assert found["batch"].tolist() == [2, 0] and found["prompt"].tolist() == [0, 6]
