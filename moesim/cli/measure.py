@@ -51,7 +51,8 @@ def validate(device: Device = "cpu",
              out: Annotated[Path | None, typer.Option(help="Folder of the measurements. (default: out/validate/"
                                                            "<device>-<dtype>)")] = None,
              budget: Annotated[str, typer.Option(help="Time for measuring operators, e.g. 4min.")] = "4min",
-             model: Annotated[str, typer.Option(help="Kernel model to fit: name, or {name: ...}.")] = "residual",
+             model: Annotated[str | None, typer.Option(help="Kernel model to fit: name, or {name: ...}. (default: "
+                                                            "residual, on a CPU with a wider bound)")] = None,
              dtype: Dtype = "", threads: Threads = 0, seed: Seed = 0) -> None:
     """Measure operators here, fit them, predict steps of layer stacks that no fit has seen, and measure those."""
     from moesim import kernels
@@ -68,7 +69,8 @@ def validate(device: Device = "cpu",
     described = _report(library, target, journal, folder)
     with waiting("fitting"):
         table = checked(steps.to_fit(journal.table(), target.kind), str(folder))
-        fitted = kernels.fit(table, described, model=yaml_value("--model", model), seed=seed)
+        chosen = steps.MODEL[target.kind] if model is None else yaml_value("--model", model)
+        fitted = kernels.fit(table, described, model=chosen, seed=seed)
     with progress("steps") as moved:
         found = steps.compare(target, described, fitted.model, progress=moved)
     found.to_csv(folder / "steps.csv", index=False)

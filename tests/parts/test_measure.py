@@ -337,6 +337,18 @@ class TestValidate:
             assert not {(g.n, g.k) for g in (*case.model.attention_gemms(), case.model.head_gemm())} & measured
             assert (case.model.hidden, case.model.moe.ffn) not in layers_
 
+    @pytest.mark.parametrize("kind", ["cpu", "cuda"])
+    def test_models_to_fit_exist(self, kind: str) -> None:
+        assert registry.name_of(registry.make("kernel_model", validate.MODEL[kind])) == "residual"
+
+    def test_rows_are_fitted_or_judged_by_their_shape(self) -> None:
+        rows = [{"op": "gemm", "m": m, "n": 64, "k": 64, "dtype": "fp32", "time_s": 1e-3, "impl": "linear",
+                 "cold": True, "sentinel": turn >= 0, "status": "ok", "x_turn": turn, "x_key": f"{m * 7919 % 65536:04x}0"}
+                for m in range(200) for turn in (-1, 0)]
+        table = validate.to_fit(journal.as_table(rows), "cpu")
+        assert 0.75 < (table["split"] == "fit").mean() < 0.95
+        assert (table.groupby("m")["split"].nunique() == 1).all()
+
     def test_steps_are_compared(self) -> None:
         table = journal.as_table([
             {"op": "gemm", "m": 64, "n": 64, "k": 64, "dtype": "fp32", "time_s": 1e-3, "impl": "linear", "cold": True,
