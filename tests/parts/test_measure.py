@@ -343,7 +343,8 @@ class TestValidate:
 
     def test_rows_are_fitted_or_judged_by_their_shape(self) -> None:
         rows = [{"op": "gemm", "m": m, "n": 64, "k": 64, "dtype": "fp32", "time_s": 1e-3, "impl": "linear",
-                 "cold": True, "sentinel": turn >= 0, "status": "ok", "x_turn": turn, "x_key": f"{m * 7919 % 65536:04x}0"}
+                 "cold": True, "sentinel": turn >= 0, "status": "ok", "x_turn": turn,
+                 "x_key": f"{m * 7919 % 65536:04x}0"}
                 for m in range(200) for turn in (-1, 0)]
         table = validate.to_fit(journal.as_table(rows), "cpu")
         assert 0.75 < (table["split"] == "fit").mean() < 0.95
