@@ -16,6 +16,7 @@ Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16. (default: fp32 on 
 Threads = Annotated[int, typer.Option(min=0, help="Threads of PyTorch on a CPU. (default: PyTorch's own)")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the order and of random buffers.")]
 YAML = "device.yaml"
+STEADY = 5.0  # percent; above, a comparison of times taken minutes apart is worth little (assumed)
 
 
 def measure(device: Device = "cpu",
@@ -50,7 +51,8 @@ def validate(device: Device = "cpu",
              out: Annotated[Path | None, typer.Option(help="Folder of the measurements. (default: out/validate/"
                                                            "<device>-<dtype>)")] = None,
              budget: Annotated[str, typer.Option(help="Time for measuring operators, e.g. 4min.")] = "4min",
-             model: Annotated[str, typer.Option(help="Kernel model to fit: name, or {name: ...}.")] = "residual",
+             model: Annotated[str | None, typer.Option(help="Kernel model to fit: name, or {name: ...}. (default: "
+                                                            "residual, on a CPU with a wider bound)")] = None,
              dtype: Dtype = "", threads: Threads = 0, seed: Seed = 0) -> None:
     """Measure operators here, fit them, predict steps of layer stacks that no fit has seen, and measure those."""
     from moesim import kernels
@@ -67,7 +69,8 @@ def validate(device: Device = "cpu",
     described = _report(library, target, journal, folder)
     with waiting("fitting"):
         table = checked(steps.to_fit(journal.table(), target.kind), str(folder))
-        fitted = kernels.fit(table, described, model=yaml_value("--model", model), seed=seed)
+        chosen = steps.MODEL[target.kind] if model is None else yaml_value("--model", model)
+        fitted = kernels.fit(table, described, model=chosen, seed=seed)
     with progress("steps") as moved:
         found = steps.compare(target, described, fitted.model, progress=moved)
     found.to_csv(folder / "steps.csv", index=False)
@@ -75,6 +78,12 @@ def validate(device: Device = "cpu",
     print()
     print_pairs({f"{name} ({'' if name == 'steps' else '%'})".replace(" ()", ""): value
                  for name, value in steps.errors(found).items()})
+    with waiting("measuring sentinels again"):
+        drift = library.drift(library.again(target, folder, options))
+    message(f"drift: {drift['sentinels']} operators measured again after the steps: {drift['median']:+.1f} % (median, "
+            f"against the start)")
+    if abs(drift["median"]) > STEADY:
+        message("note: the machine changed while it was measured; the errors say as much about that as about the model")
 
 
 def _report(library: Any, target: Any, journal: Any, folder: Path) -> Any:

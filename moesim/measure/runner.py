@@ -86,6 +86,16 @@ def measure(target: Target, folder: Path, options: Options = Options(),
     return journal
 
 
+def again(target: Target, folder: Path, options: Options = Options()) -> Journal:
+    """Measure the sentinels of ``measure`` once more and return the journal: whether the machine is still the same."""
+    journal = Journal(folder)
+    run = _Run(target, journal, dataclasses.replace(options, budget_s=float("inf")))
+    turn = max((row["x_turn"] for row in journal.rows), default=-1) + 1
+    for item in planned(target, options).sentinels:
+        run.one(item, turn)
+    return journal
+
+
 def _turns(todo: Plan) -> list[tuple[Item, int]]:
     """Return all points with the sentinels between them, each with its turn (-1: no sentinel)."""
     found: list[tuple[Item, int]] = []

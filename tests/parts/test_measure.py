@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from moesim import measure, registry  # noqa: E402
 from moesim.kernels import ops  # noqa: E402
 from moesim.kernels.rates import Rates  # noqa: E402
-from moesim.measure import engines, journal, layers, routing, timing, validate  # noqa: E402
+from moesim.measure import ceilings, engines, journal, layers, routing, timing, validate  # noqa: E402
 from moesim.measure.blocks import energy as energy_block  # noqa: E402
 from moesim.measure.blocks import layer_stack  # noqa: E402
 from moesim.measure.blocks.layer_stack import small  # noqa: E402
@@ -175,6 +175,8 @@ class TestRunner:
         turns = [row["x_turn"] for row in found.rows if row["sentinel"]]
         assert turns == sorted(turns) and set(turns) == {0, 1, 2}
         assert measure.drift(found)["sentinels"] >= 1
+        more = measure.again(CPU, tmp_path, Options(blocks=("elementwise",), budget_s=0.5, effort=QUICK))
+        assert [row["x_turn"] for row in more.rows[len(found.rows):]] == [3] * turns.count(2)
 
     def test_the_last_turn_of_sentinels_has_its_time_kept(self, tmp_path: Path,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,8 +337,21 @@ class TestValidate:
             assert not {(g.n, g.k) for g in (*case.model.attention_gemms(), case.model.head_gemm())} & measured
             assert (case.model.hidden, case.model.moe.ffn) not in layers_
 
+    @pytest.mark.parametrize("kind", ["cpu", "cuda"])
+    def test_models_to_fit_exist(self, kind: str) -> None:
+        assert registry.name_of(registry.make("kernel_model", validate.MODEL[kind])) == "residual"
+
+    def test_rows_are_fitted_or_judged_by_their_shape(self) -> None:
+        rows = [{"op": "gemm", "m": m, "n": 64, "k": 64, "dtype": "fp32", "time_s": 1e-3, "impl": "linear",
+                 "cold": True, "sentinel": turn >= 0, "status": "ok", "x_turn": turn,
+                 "x_key": f"{m * 7919 % 65536:04x}0"}
+                for m in range(200) for turn in (-1, 0)]
+        table = validate.to_fit(journal.as_table(rows), "cpu")
+        assert 0.75 < (table["split"] == "fit").mean() < 0.95
+        assert (table.groupby("m")["split"].nunique() == 1).all()
+
     def test_steps_are_compared(self) -> None:
-        table = measure.journal.as_table([
+        table = journal.as_table([
             {"op": "gemm", "m": 64, "n": 64, "k": 64, "dtype": "fp32", "time_s": 1e-3, "impl": "linear", "cold": True,
              "sentinel": False, "status": "ok"},
             {"op": "elementwise", "bytes": 1e6, "dtype": "fp32", "time_s": 1e-3, "impl": "add", "cold": True,
@@ -344,7 +359,7 @@ class TestValidate:
             {"op": "elementwise", "bytes": 1e6, "dtype": "fp32", "time_s": 1e-3, "impl": "add_rms_norm", "cold": False,
              "sentinel": False, "status": "ok"}])
         assert engines.of_engine(table, "cpu")["impl"].tolist() == ["linear", "add_rms_norm"]
-        device = measure.ceilings.device(CPU, table, "2026-01-01")
+        device = ceilings.device(CPU, table, "2026-01-01")
         cases = [validate.Case(TINY, Step(contexts=(4, 4))), validate.Case(TINY, Step(prompts=(6,)))]
         found = validate.compare(CPU, device, "roofline", cases)
         assert found["batch"].tolist() == [2, 0] and found["prompt"].tolist() == [0, 6]

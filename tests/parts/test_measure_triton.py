@@ -38,8 +38,8 @@ def test_fused_experts(kind: str, tokens: int, n_experts: int, top_k: int, hidde
     up = torch.randn(n_experts, 2 * inter, hidden, generator=random) * hidden**-0.5
     down = torch.randn(n_experts, hidden, inter, generator=random) * inter**-0.5
     wanted = layers.experts_loop(x, share, ids, up, down)
-    for tile in (experts.Tiles(16, 64, 32), None):
-        close(experts.experts_fused(x, share, ids, up, down, tile), wanted, torch.float32)
+    tile = experts.Tiles(16, 64, 32) if kind == "zipf" else None
+    close(experts.experts_fused(x, share, ids, up, down, tile), wanted, torch.float32)
 
 
 def test_fused_experts_in_half_precision() -> None:
