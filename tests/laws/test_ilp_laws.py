@@ -226,7 +226,9 @@ def test_stages_that_end_worse_give_way_to_the_start() -> None:
     rng = np.random.default_rng(0)
     flows = rng.multinomial(1000, rng.dirichlet(np.full(64, 0.3)), size=2).reshape(-1, 8, 8)
     profile = Profile(np.full((3, 8), 125), 1000, lambda top1: flows)
-    info = solve(profile, 4, "exflow_ilp", by="bisection").info
+    answer = solve(profile, 4, "exflow_ilp", by="bisection")
+    info = answer.info
+    assert info["objective"] == pytest.approx(transition_cost(flows, answer.device_of, Problem(8, 4).distance))
     assert all(stage["status"] == "optimal" for stage in info["stages"])
     assert info["objective"] == info["warm_start_objective"] < 0.97 * info["stages_objective"]
     assert info["status"] == "feasible" and info["bound"] < info["objective"]
