@@ -78,7 +78,8 @@ class ExflowIlp:
         transitions, splits = profile.transitions(self.pairs), self._splits(problem)
         for split in splits[0] if splits else []:
             self._check(split, transitions)  # before the start, which may take a while
-        start = AffinitySweep(pairs=self.pairs).solve(profile, problem, seed).device_of
+        quick = dataclasses.replace(problem, bound=False)
+        start = AffinitySweep(pairs=self.pairs).solve(profile, quick, seed).device_of
         home, stages = np.where(start < 0, -1, 0), []
         for level in splits:
             limit_s = self.time_limit / len(splits) / len(level)
@@ -91,7 +92,7 @@ class ExflowIlp:
                 stages.append(_said(split, task, outcome, max(int(transitions.sum()), 1)))
         before, found = (transition_cost(transitions, device_of, problem.distance) for device_of in (start, home))
         proof = gap(min(before, found), stages[0]["bound"] if stages else 0.0)
-        if proof["gap"] > PROVED:
+        if proof["gap"] > PROVED and problem.bound:
             costs = Transitions(pairs=self.pairs).costs(profile, problem)
             proof = gap(min(before, found), max(proof["bound"], lower_bound(costs, profile, problem)))
         return Placement.from_device_of(home if found <= before else start, problem.n_devices, profile.sizes,

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
@@ -60,7 +61,7 @@ class Lns:
         Raises ``PlacementError`` if the start has replicas.
         """
         aim = Joint(balance=self.balance, pairs=self.pairs)
-        begin = (self.start or aim).solve(profile, problem, seed)
+        begin = (self.start or aim).solve(profile, dataclasses.replace(problem, bound=False), seed)
         if (begin.replicas.sum(axis=2) > 1).any():
             raise PlacementError("lns places every expert once, but its start has replicas; start from a solver "
                                  "without, such as joint")
@@ -73,8 +74,11 @@ class Lns:
                 search.improve(free, int(rng.integers(2**31)), self.nodes)
         placement = Placement.from_device_of(search.devices, problem.n_devices, profile.sizes)
         info = claims(aim.minimised(), placement, profile, problem, self.bound_rounds)
-        info |= gap(info["objective"], max(info["bound"], info["objective"] if search.optimal else search.bound))
-        return placement.with_info(**info | {"status": "optimal" if info["gap"] <= PROVED else "heuristic"},
+        if problem.bound or search.optimal:
+            own = info["objective"] if search.optimal else search.bound
+            info |= gap(info["objective"], max(info.get("bound", 0.0), own))
+        status = "optimal" if info.get("gap", 1.0) <= PROVED else "heuristic"
+        return placement.with_info(**info | {"status": status},
                                    start_objective=start_objective, programs=search.programs,
                                    programs_proved=search.proved, improvements=search.improvements)
 
