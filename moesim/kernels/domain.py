@@ -10,6 +10,7 @@ Ranges alone would call a corner measured that no point is near; cells, one octa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -61,11 +62,15 @@ class Cells:
 
     def distance(self, sizes: np.ndarray) -> np.ndarray:
         """Return octaves (Euclidean) from the cell of each row of *sizes* to the nearest measured one, 0 inside."""
+        asked, where = distinct(_rounded(sizes))
+        distance, _ = self._tree.query(asked, distance_upper_bound=_FAR)
+        return np.minimum(distance, _FAR)[where]
+
+    @cached_property
+    def _tree(self) -> Any:
         from scipy.spatial import cKDTree
 
-        asked, where = distinct(_rounded(sizes))
-        distance, _ = cKDTree(self.cells).query(asked, distance_upper_bound=_FAR)
-        return np.minimum(distance, _FAR)[where]
+        return cKDTree(self.cells)
 
 
 def _rounded(sizes: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ _RESTARTS = 3          # a collapsed simplex is not a minimum
 _STEPS = 450           # evaluations of one start
 _TRIES = 60            # random starts tried, the best of which is begun with: another machine may be far from H200
 _SPREAD = 1.5          # of their logarithms
+_PULL = 1e-3           # error per squared logarithm: constants that the points say nothing about stay where they were
 
 
 def constants_of(start: Any, predict: Callable[[Any, Points], np.ndarray], points: Points, seed: int) -> Any:
@@ -39,7 +40,8 @@ def constants_of(start: Any, predict: Callable[[Any, Points], np.ndarray], point
         return dataclasses.replace(start, **{n: text(v, "second") if n in SECONDS else v for n, v in values.items()})
 
     def loss(z: np.ndarray) -> float:
-        return float(np.abs(np.log(predict(constants(z), points) / points.seconds)).mean())
+        missed = np.abs(np.log(predict(constants(z), points) / points.seconds)).mean()
+        return float(missed + _PULL * (z**2).mean())
 
     rng = np.random.default_rng(seed)
     tries = np.vstack([np.zeros(len(names)), rng.normal(0, _SPREAD, (_TRIES, len(names)))])
