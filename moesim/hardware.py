@@ -45,10 +45,14 @@ class Tier(Spec):
 
 
 class Device(Spec):
-    """A processor and the memory tiers that it uses, fastest first; power while idle and while busy."""
+    """A processor and the memory tiers that it uses, fastest first; power while idle and while busy.
+
+    ``kernels``: the kernel times fitted to it, a name in ``hw_configs/kernels`` or a file; "" if none were.
+    """
 
     name: str
     source: str
+    kernels: str = ""
     processor: Processor
     memory: tuple[Tier, ...] = Field(min_length=1)
     idle_power: Watts

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from moesim import config
 from moesim.config import DataPath, Named, Spec
 from moesim.hardware import HardwareSpec
+from moesim.kernels import load as load_kernels
 from moesim.model import ModelSpec
 from moesim.network import Messages
 from moesim.registry import Part, name_of
@@ -107,6 +108,17 @@ class Background(Spec):
     period: Seconds = Field(gt=0)
 
 
+def _of_device(value: Any, info: ValidationInfo) -> Any:
+    """Return *value*; if there is none, the kernel model fitted to the machine's device, or the tile model."""
+    if value is not None or "hardware" not in info.data:
+        return value or "tile"
+    name = info.data["hardware"].device.kernels
+    try:
+        return load_kernels(name).model if name else "tile"
+    except ValueError as error:
+        raise ValueError(f"hardware.device.kernels: {error}") from None
+
+
 class Scenario(Spec):
     """Everything that a simulation needs; see the fields' classes."""
 
@@ -121,7 +133,7 @@ class Scenario(Spec):
     request_router: Annotated[Any, Part("request_router")] = Field(default="least_loaded", validate_default=True)
     balancing: Annotated[Any, Part("balancing")] = Field(default="spray", validate_default=True)
     all_to_all: Annotated[Any, Part("all_to_all")] = Field(default="flat", validate_default=True)
-    kernels: Annotated[Any, Part("kernel_model")] = Field(default="tile", validate_default=True)
+    kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(_of_device)] = Field(None, validate_default=True)
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
     detail: Literal["steps", "events"] = "steps"
     overlap: Literal["none", "two_batch"] = "none"  # halves of a batch side by side: one computes, one communicates

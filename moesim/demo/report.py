@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from moesim import kernels, registry, units
+from moesim import units
 from moesim.demo import answer
 from moesim.demo.points import Points, best, slug
 from moesim.result import Result
@@ -76,7 +76,8 @@ def write(out: Path, scenario: Scenario, points: Points, results: Mapping[tuple[
         "## Answer", *answer.sentences(points),
         "## Numbers", _markdown(shown(points.table)), READING,
         "## Figures", *(f"![{CAPTIONS[key]}](figures/{figures[key].name})\n\n{CAPTIONS[key]}" for key in CAPTIONS),
-        "## What to keep in mind", "\n".join(f"- {line}" for line in [*_warnings(results), *_caveats(scenario)]),
+        "## What to keep in mind",
+        "\n".join(f"- {line}" for line in [*_warnings(results), *_caveats(scenario, results[name, mode])]),
         "## Files", _files(name)]
     path = out / "report.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -100,14 +101,16 @@ def _warnings(results: Mapping[tuple[str, str], Result]) -> list[str]:
     return list({w.partition(" (")[0]: w for result in results.values() for w in result.meta["warnings"]}.values())
 
 
-def _caveats(scenario: Scenario) -> list[str]:
-    accuracy = kernels.load("h200-tile").info["accuracy"]
-    errors = ", ".join(f"{op.replace('_', ' ')} {row['median']:.0f}%" for op, row in accuracy.items())
-    p90 = max(row["p90"] for row in accuracy.values())
+def _caveats(scenario: Scenario, result: Result) -> list[str]:
+    used = result.meta["kernels"]
+    times = f"Operator times: kernel model `{used['model']}`."
+    if used["accuracy"]:
+        errors = ", ".join(f"{op.replace('_', ' ')} {row['median']:.0f}%" for op, row in used["accuracy"].items())
+        p90 = max(row["p90"] for row in used["accuracy"].values())
+        times += (f" Median error of `{used['file']}` on held-out measurements: {errors}; nine in ten rows are within "
+                  f"{p90:.0f}%. Another version of the engine may differ by more (docs/background/time.md).")
     return [
-        f"Operator times: kernel model `{registry.name_of(scenario.kernels)}`. Median error of the tile model on "
-        f"held-out H200 measurements: {errors}; nine in ten rows are within {p90:.0f}%. An error that all placements "
-        f"share cancels in their differences, not in absolute times.",
+        f"{times} An error that all placements share cancels in their differences, not in absolute times.",
         "Collectives are closed form, have the network to themselves, and nothing overlaps. An engine that hides "
         "communication behind computing sees smaller differences.",
         f"One seed ({scenario.seed}). Profile and evaluation are of the same domains: on other text a placement loses "

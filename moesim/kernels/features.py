@@ -20,9 +20,8 @@ def axes(op: str, s: ops.Shapes) -> dict[str, np.ndarray]:
     Experts: tokens of an active expert, active experts, widths, and how many rows the kernel moves per own token.
     """
     if op == "moe":
-        active = np.count_nonzero(s["tokens_per_expert"], axis=-1)
-        found = {"tokens_per_active": s["tokens"] / np.maximum(active, 1), "active": active, "hidden": s["hidden"],
-                 "inter": s["inter"], "rows_per_token": s["rows"] / np.maximum(s["tokens"], 1)}
+        found = {"tokens_per_active": s["tokens"] / np.maximum(s["active"], 1), "active": s["active"],
+                 "hidden": s["hidden"], "inter": s["inter"], "rows_per_token": s["rows"] / np.maximum(s["tokens"], 1)}
     elif op.startswith("attention"):
         found = {n: s[n] for n in ("batch", "q_len", "kv_len", "heads_kv", "head_dim", "head_dim_v") if n in s}
         found["group"] = s["heads_q"] / np.maximum(s["heads_kv"], 1)
@@ -33,7 +32,10 @@ def axes(op: str, s: ops.Shapes) -> dict[str, np.ndarray]:
 
 def rows_of(sizes: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Return *sizes* (``axes``) that broadcast to *shape* as float64 [rows, axes]."""
-    return np.stack([np.broadcast_to(size, shape).reshape(-1) for size in sizes.values()], axis=-1)
+    out = np.empty((*shape, len(sizes)))
+    for i, size in enumerate(sizes.values()):
+        out[..., i] = size
+    return out.reshape(-1, len(sizes))
 
 
 def features(op: str, s: ops.Shapes, rates: Rates, tile_s: np.ndarray, sizes: dict[str, np.ndarray]) -> np.ndarray:
@@ -45,10 +47,10 @@ def features(op: str, s: ops.Shapes, rates: Rates, tile_s: np.ndarray, sizes: di
     compute = ops.flop(op, s) / rates.flop_per_s
     found = [*sizes.values(), _log(tile_s), _log(memory / tile_s), _log(compute / tile_s)]
     found += _EXTRA.get(op, _none)(s, rates)
-    out = np.empty((len(found), tile_s.size), dtype=np.float32)
+    out = np.empty((len(found), *tile_s.shape), dtype=np.float32)
     for i, column in enumerate(found):
-        out[i] = np.broadcast_to(column, tile_s.shape).reshape(-1)
-    return out
+        out[i] = column
+    return out.reshape(len(found), -1)
 
 
 def _log(value: np.ndarray | float) -> np.ndarray:

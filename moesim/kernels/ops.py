@@ -76,12 +76,14 @@ def _worst(value: np.ndarray) -> float:
 
 
 def _filled(op: str, s: Shapes, rates: Rates) -> Shapes:
-    """Return *s* with the defaults of optional shapes, and for ``moe`` the tokens of the device."""
+    """Return *s* with the defaults of optional shapes; for ``moe`` also the tokens, and the experts that have some."""
     if op in ("gemm", "moe"):
         s.setdefault("weight_bytes", np.asarray(rates.weight_bytes))
     if op == "moe":
         s.setdefault("matrices", np.asarray(3.0))
-        s["tokens"] = s["tokens_per_expert"] @ np.ones(s["tokens_per_expert"].shape[-1])  # a sum, four times as fast
+        counts = s["tokens_per_expert"]
+        s["tokens"] = counts @ np.ones(counts.shape[-1])  # a sum, four times as fast
+        s["active"] = np.asarray(np.count_nonzero(counts, axis=-1))
         s.setdefault("rows", s["tokens"])
     if op.startswith("attention"):
         s.setdefault("head_dim_v", s["head_dim"])
@@ -112,8 +114,7 @@ def moved(op: str, s: Shapes, rates: Rates) -> np.ndarray | float:
     if op == "gemm":
         return value * s["m"] * (s["n"] + s["k"]) + s["weight_bytes"] * s["n"] * s["k"]
     if op == "moe":
-        active = np.count_nonzero(s["tokens_per_expert"], axis=-1)
-        return s["hidden"] * (active * s["matrices"] * s["inter"] * s["weight_bytes"] + 2 * s["tokens"] * value)
+        return s["hidden"] * (s["active"] * s["matrices"] * s["inter"] * s["weight_bytes"] + 2 * s["tokens"] * value)
     if op == "gate":
         return value * (s["tokens"] * (s["hidden"] + 2 * s["experts"] + s["top_k"]) + s["hidden"] * s["experts"])
     if op == "elementwise":

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from moesim import kernels
 from moesim.network import Network
+from moesim.registry import name_of
 from moesim.result import Result
 from moesim.scenario import Scenario, usable_bytes
 from moesim.sim.background import background
@@ -163,7 +165,18 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,
         "trace": {k: trace.meta.get(k) for k in ("model", "origin", "licence", "synthetic")}
         | {"join": scenario.trace.join, "evaluation_tokens": trace.n_tokens},
+        "kernels": _kernels(scenario),
         "placement": {k: v for k, v in inputs.placement.info.items() if k != "seconds"},  # results hold no wall time
         "devices": {"count": scenario.hardware.n_devices, "idle_power_w": device.idle_power,
                     "busy_power_w": device.busy_power},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}
+
+
+def _kernels(scenario: Scenario) -> dict[str, Any]:
+    """Return which kernel model ran and, if it is the one fitted to the device, the errors that its file states."""
+    device = scenario.hardware.device
+    fitted = kernels.load(device.kernels) if device.kernels else None
+    about: dict[str, Any] = {"model": name_of(scenario.kernels), "file": "", "transferred_from": "", "accuracy": {}}
+    if fitted is not None and fitted.model == scenario.kernels:
+        about |= {"file": device.kernels} | {key: fitted.info[key] for key in ("transferred_from", "accuracy")}
+    return about

@@ -53,7 +53,7 @@ def test_tile_finds_what_made_the_times() -> None:
         assert found.median < 5.0 and found.rows > 10, op  # constants trade off against each other: not exact
     assert kernels.info["source"] == "made up; kernels: elementwise toy; gemm toy"
     assert kernels.model.fitted_on == H200.name
-    assert set(kernels.model.measured) == {"gemm", "elementwise"} and kernels.domain("moe") is None
+    assert set(kernels.model.measured) == {"gemm", "elementwise", "gate"} and kernels.domain("moe") is None
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
+import moesim
 from moesim import registry
 from moesim.kernels import KernelModel, bind, load, ops
 from moesim.kernels.models.tile import Tile
@@ -30,6 +32,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 WORK = {"gemm": "m", "moe": "tokens_per_expert", "attention_prefill": "batch", "attention_decode": "batch",
         "elementwise": "bytes", "gate": "tokens"}  # the shape that says how much there is to do
+TINY = Path(__file__).parents[1] / "data/tiny.yaml"
 MODELS = registry.names("kernel_model")
 EVERY = [(model, op) for model in MODELS for op in ops.OPS]
 
@@ -164,6 +167,27 @@ def test_shipped_file_is_the_default() -> None:
     assert shipped.model == Tile() and shipped.rates == RATES and shipped.dtype == "bf16"
     assert shipped.info["accuracy"]["gemm"]["median"] < 6 and "aiconfigurator" in shipped.info["source"]
     assert load(Path(__file__).parents[2] / "hw_configs/kernels/h200-tile.yaml") == shipped
+
+
+def test_a_scenario_uses_what_was_fitted_to_its_device(tmp_path: Path) -> None:
+    """H200 by default; H100 by transfer, marked; nothing fitted: tile; a name that leads nowhere is an error."""
+    used = {}
+    for device in ("h200", "h100", "a100"):
+        result = moesim.simulate(moesim.load(TINY, (f"hardware.device={device}",)))
+        carried = any("constants fitted on" in warning for warning in result.meta["warnings"])
+        used[device] = (*(result.meta["kernels"][key] for key in ("model", "file", "transferred_from")), carried)
+        assert (result.meta["kernels"]["accuracy"] != {}) == (device == "h200")  # measured there
+    assert used == {"h200": ("residual", "h200-residual", "", False),
+                    "h100": ("residual", "h100-residual", "h200-residual", True), "a100": ("tile", "", "", True)}
+    chosen = moesim.simulate(moesim.load(TINY, ("hardware.device=h200", "kernels=tile"))).meta["kernels"]
+    assert chosen == {"model": "tile", "file": "", "transferred_from": "", "accuracy": {}}
+    with pytest.raises(moesim.ConfigError, match="hardware.device.kernels: no kernels 'h200-x' in hw_configs/kernels"):
+        moesim.load(TINY, ("hardware.device=h200", "hardware.device.kernels=h200-x"))
+    resolved = moesim.load(TINY, ("hardware.device=h200",))
+    again = tmp_path / "again.yaml"
+    with open(again, "w", encoding="utf-8") as file:
+        YAML().dump(resolved.dump(), file)
+    assert moesim.load(again) == resolved
 
 
 def test_domain_says_what_was_measured() -> None:

@@ -93,6 +93,9 @@ class Tile:
 
             groups[GROUPS[op]] = constants_of(getattr(self, GROUPS[op]), predict, rows, seed)
         measured = {op: rows.ranges(setting.rates) for op, rows in points.items()}
+        if "gemm" in measured and "gate" not in measured:  # a gate is a product before all else
+            product = measured["gemm"]
+            measured["gate"] = {"tokens": product["m"], "experts": product["n"], "hidden": product["k"]}
         return replace(self, **groups, fitted_on=setting.device, fitted_dtypes=(setting.dtype,), measured=measured)
 
     def _gate(self, rates: Rates, s: ops.Shapes) -> np.ndarray:
