@@ -135,6 +135,14 @@ class HardwareSpec(Spec):
         """Number of devices of the machine."""
         return self.devices_per_node * self.nodes
 
+    def part(self, n_devices: int) -> HardwareSpec:
+        """Return the first *n_devices* as a machine of their own: part of a node, or whole nodes."""
+        if n_devices <= self.devices_per_node:
+            changes = {"devices_per_node": n_devices, "nodes": 1}
+        else:
+            changes = {"nodes": n_devices // self.devices_per_node}
+        return self if n_devices == self.n_devices else self.model_copy(update=changes)
+
     def node_of(self, device: int) -> int:
         """Return the node of *device*."""
         return device // self.devices_per_node

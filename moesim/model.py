@@ -1,4 +1,4 @@
-"""What a Mixture-of-Experts model is made of: widths, experts, data types; parameters, bytes, FLOP.
+"""What a model, with a Mixture of Experts or without, is made of: widths, experts, data types; parameters, bytes, FLOP.
 
 Letters: L layers, Lmoe of them with experts, E experts in a layer; tp devices share every tensor that
 is not a routed expert. All counts come from the list of matrices (``Gemm``) of each part.
@@ -21,7 +21,7 @@ __all__ = ["DTYPE_BYTES", "AttentionShape", "Dtypes", "Experts", "Gemm", "Gemms"
 
 
 class ModelSpec(Spec):
-    """A decoder-only transformer in which some layers' feed-forward is a choice of experts."""
+    """A decoder-only transformer in which some layers' feed-forward is a choice of experts (``moe``; null: in none)."""
 
     name: str
     source: str
@@ -33,13 +33,13 @@ class ModelSpec(Spec):
     attention: Annotated[GroupedQuery | LatentAttention, Field(discriminator="kind")]
     dense_ffn: NonNegativeInt = 0     # width of the feed-forward of layers without experts
     gated_ffn: bool = True            # three matrices (SwiGLU); false: two (ReLU, GELU)
-    moe: Experts
+    moe: Experts | None = None
     dtype: Dtypes
     published: Published | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:
-        n_dense = self.layers - len(self.moe.counts(self.layers))
+        n_dense = self.layers - self.n_moe_layers
         if (self.dense_ffn == 0) != (n_dense == 0):
             raise ValueError(f"{n_dense} layers have no experts and dense_ffn is {self.dense_ffn}; "
                              "give the width if there are such layers, and only then")
@@ -60,7 +60,13 @@ class ModelSpec(Spec):
     @property
     def moe_layer_indices(self) -> tuple[int, ...]:
         """Return the numbers of the layers with experts, ascending."""
-        return layer_indices(self.moe.layers, self.layers)
+        return layer_indices(self.moe.layers, self.layers) if self.moe is not None else ()
+
+    @property
+    def _experts(self) -> Experts:
+        if self.moe is None:
+            raise ValueError(f"model {self.name} has no experts")
+        return self.moe
 
     @property
     def n_moe_layers(self) -> int:
@@ -70,17 +76,17 @@ class ModelSpec(Spec):
     @property
     def experts_per_layer(self) -> np.ndarray:
         """Return the number of experts of each layer that has some: int64 [Lmoe]."""
-        return np.array(self.moe.counts(self.layers), dtype=np.int64)
+        return np.array(self.moe.counts(self.layers) if self.moe is not None else (), dtype=np.int64)
 
     @property
     def n_experts(self) -> int:
-        """Return E, the largest number of experts in a layer."""
-        return max(self.moe.counts(self.layers))
+        """Return E, the largest number of experts in a layer; 0 if no layer has some."""
+        return int(self.experts_per_layer.max(initial=0))
 
     @property
     def top_k(self) -> int:
-        """Return how many experts a token uses in a layer."""
-        return self.moe.top_k
+        """Return how many experts a token uses in a layer; 0 if there are none."""
+        return self.moe.top_k if self.moe is not None else 0
 
     @property
     def _table_dtype(self) -> str:
@@ -97,16 +103,16 @@ class ModelSpec(Spec):
     @property
     def gate_gemm(self) -> Gemm:
         """Return the gate's matrix in a layer with E experts; every device has the whole."""
-        return Gemm("gate", self.n_experts, self.hidden, self._table_dtype, self.moe.bias or self.moe.gate_bias)
+        return Gemm("gate", self.n_experts, self.hidden, self._table_dtype, self._experts.bias or self._experts.gate_bias)
 
     def expert_gemms(self, tp: int = 1) -> Gemms:
         """Return the matrices of one routed expert, gate and up projection fused (one device's of *tp*)."""
-        width = share(self.moe.ffn, tp, "columns of an expert")
-        return self._ffn("expert", width, self.dtype.experts, self.moe.bias)
+        width = share(self._experts.ffn, tp, "columns of an expert")
+        return self._ffn("expert", width, self.dtype.experts, self._experts.bias)
 
     def shared_gemms(self, tp: int = 1) -> Gemms:
         """Return one device's matrices of all shared experts of a layer; empty if there are none."""
-        if not self.moe.shared_ffn:
+        if self.moe is None or not self.moe.shared_ffn:
             return Gemms()
         gate = (Gemm("shared_gate", 1, self.hidden, self._table_dtype),) if self.moe.shared_gate else ()
         width = share(self.moe.shared_ffn, tp, "columns of the shared experts")
@@ -187,7 +193,11 @@ class ModelSpec(Spec):
     @property
     def total_parameters(self) -> int:
         """Count all weights (extra heads that predict further tokens are not part of the model here)."""
-        return round(self._outside_experts(1, "parameters")) + self._n_all_experts * self.expert_parameters
+        return round(self._outside_experts(1, "parameters")) + self._routed_parameters
+
+    @property
+    def _routed_parameters(self) -> int:
+        return self._n_all_experts * self.expert_parameters if self.moe is not None else 0
 
     @property
     def active_parameters(self) -> int:
@@ -196,16 +206,16 @@ class ModelSpec(Spec):
 
     def count_active(self, tables: Sequence[str]) -> int:
         """Count the weights that one token meets, with those *tables* ("embedding", "head") of the two."""
-        chosen = self.n_moe_layers * self.top_k * self.expert_parameters
+        chosen = self.n_moe_layers * self.top_k * self.expert_parameters if self.moe is not None else 0
         present = 1 if self.tied_embeddings else 2
         counted = min(present, len(set(tables) & {"embedding", "head"}))
-        return self.total_parameters - self._n_all_experts * self.expert_parameters + chosen \
+        return self.total_parameters - self._routed_parameters + chosen \
             - (present - counted) * self.embedding_parameters
 
     @property
     def total_bytes(self) -> float:
         """Return the bytes of all weights."""
-        return self.non_expert_bytes() + self._n_all_experts * self.expert_bytes
+        return self.non_expert_bytes() + (self._n_all_experts * self.expert_bytes if self.moe is not None else 0.0)
 
     def non_expert_bytes(self, tp: int = 1) -> float:
         """Return the bytes of all weights but the routed experts on one of *tp* devices (norms and gates whole)."""
@@ -213,7 +223,7 @@ class ModelSpec(Spec):
 
     @property
     def _n_all_experts(self) -> int:
-        return sum(self.moe.counts(self.layers))
+        return int(self.experts_per_layer.sum())
 
     def _outside_experts(self, tp: int, measure: Literal["parameters", "bytes"]) -> float:
         """Sum *measure* over everything but the routed experts, on one of *tp* devices."""
@@ -225,7 +235,7 @@ class ModelSpec(Spec):
         return (tables * of(self.head_gemm(tp)) + self.layers * of(self.attention_gemms(tp))
                 + (self.layers - self.n_moe_layers) * of(self.dense_gemms(tp))
                 + self.n_moe_layers * of(self.shared_gemms())  # whole: each device runs them on its own tokens
-                + self._n_all_experts / self.n_experts * of(self.gate_gemm)
+                + (self._n_all_experts / self.n_experts * of(self.gate_gemm) if self.moe is not None else 0.0)
                 + vectors * (1.0 if measure == "parameters" else max(VECTOR_BYTES, DTYPE_BYTES[self._table_dtype])))
 
     @property

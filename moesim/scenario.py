@@ -48,13 +48,16 @@ class Parallelism(Spec):
     """How the model is spread over the devices.
 
     ``tp``: devices that share each attention and dense operator; the machine holds n_devices / tp such groups, each
-    with requests of its own, and every routed expert is whole on a device (expert parallel over all devices).
+    with requests of its own, and every routed expert is whole on a device. ``ep``: devices that share the experts of a
+    copy of the model, and so step together (left out: all; without experts: ``tp``); the machine holds n_devices / ep
+    such islands.
     ``mode``: what expert parallelism means (docs/background/expert-parallelism.md). ``context``: what a device sends
     all others about the tokens it produced in a step of ``context_coherent`` (arXiv 2401.08383 leaves it open).
     ``deduplicate``: a token goes once to each device that holds some of its experts, not once per expert.
     """
 
     tp: int = Field(default=1, ge=1)
+    ep: int | None = Field(default=None, ge=1)
     mode: Literal["dispatch_combine", "context_coherent"] = "dispatch_combine"
     context: Literal["kv", "hidden"] = "kv"
     deduplicate: bool = True
@@ -98,6 +101,18 @@ class PlacementInput(Spec):
         return self
 
 
+class KVMemory(Spec):
+    """Keys and values of a group: blocks of ``block`` tokens, as many as there is memory for, or ``blocks``.
+
+    ``prefix_cache``: requests that begin with the same tokens share blocks, and blocks of finished requests are kept
+    until their room is needed; needs the tokens of requests (docs/reference/scenario.md).
+    """
+
+    block: int = Field(default=16, ge=1)  # vLLM's default
+    blocks: int | None = Field(default=None, ge=1)
+    prefix_cache: bool = False
+
+
 class Background(Spec):
     """Traffic of others on the same network: ``flows`` (a table as ``run_flows`` reads it), again in every ``period``.
 
@@ -125,15 +140,17 @@ class Scenario(Spec):
     name: str
     model: Annotated[ModelSpec, Named("workloads/models")]
     hardware: Annotated[HardwareSpec, Named("hw_configs/machines")]
-    trace: TraceInput
+    trace: TraceInput | None = None            # a model with experts needs one, and a placement
     requests: Requests
     parallelism: Parallelism = Parallelism()
-    placement: PlacementInput
+    placement: PlacementInput | None = None
     scheduler: Annotated[Any, Part("scheduler")]
     request_router: Annotated[Any, Part("request_router")] = Field(default="least_loaded", validate_default=True)
     balancing: Annotated[Any, Part("balancing")] = Field(default="spray", validate_default=True)
     all_to_all: Annotated[Any, Part("all_to_all")] = Field(default="flat", validate_default=True)
     kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(_of_device)] = Field(None, validate_default=True)
+    kv: KVMemory = KVMemory()
+    too_long: Literal["stop", "refuse"] = "stop"  # requests that fit into no group's memory, or not into the context
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
     detail: Literal["steps", "events"] = "steps"
     overlap: Literal["none", "two_batch"] = "none"  # halves of a batch side by side: one computes, one communicates
@@ -143,7 +160,7 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        checks = (_parallelism, _exchange, _sharing, _lengths)
+        checks = (_experts, _parallelism, _islands, _exchange, _sharing, _lengths)
         facts = [fact for check in checks for fact in check(self)] or list(_memory(self))
         if facts:
             raise config.facts_error("Scenario", facts)
@@ -153,6 +170,44 @@ class Scenario(Spec):
     def n_groups(self) -> int:
         """Number of tensor-parallel groups, each with requests of its own."""
         return self.hardware.n_devices // self.parallelism.tp
+
+    @property
+    def island_size(self) -> int:
+        """Devices that step together."""
+        return self.parallelism.ep or (self.hardware.n_devices if self.model.moe is not None else self.parallelism.tp)
+
+    @property
+    def n_islands(self) -> int:
+        """Sets of devices that each hold a whole model and step by themselves."""
+        return self.hardware.n_devices // self.island_size
+
+    @property
+    def groups_per_island(self) -> int:
+        """Groups that step together."""
+        return self.island_size // self.parallelism.tp
+
+    @property
+    def of_island(self) -> Scenario:
+        """Return this scenario for one island alone."""
+        return self if self.n_islands == 1 else self.model_copy(update={
+            "hardware": self.hardware.part(self.island_size)})
+
+    @property
+    def traced(self) -> TraceInput:
+        """Where the routing comes from, in a model with experts."""
+        assert self.trace is not None, "asked only of models with experts"
+        return self.trace
+
+    @property
+    def placed(self) -> PlacementInput:
+        """How experts are placed, in a model with experts."""
+        assert self.placement is not None, "asked only of models with experts"
+        return self.placement
+
+    @property
+    def online(self) -> Online | None:
+        """How experts are placed again, if they are."""
+        return self.placement.online if self.placement is not None else None
 
 
 Fact = tuple[str, str]  # dotted path of the field, what is wrong with it and what to do
@@ -168,6 +223,32 @@ def _parallelism(scenario: Scenario) -> Iterable[Fact]:
         yield "parallelism.tp", "must be 1 with mode context_coherent: a token's whole attention runs on one device"
     elif heads % tp:
         yield "parallelism.tp", f"{tp} does not divide the {heads} attention heads; use a divisor"
+
+
+def _islands(scenario: Scenario) -> Iterable[Fact]:
+    machine, parallelism, size = scenario.hardware, scenario.parallelism, scenario.island_size
+    if size % parallelism.tp or machine.n_devices % size or (size > machine.devices_per_node
+                                                            and size % machine.devices_per_node):
+        yield "parallelism.ep", (f"{size} must be a multiple of parallelism.tp ({parallelism.tp}), and a part of a node "
+                                 f"({machine.devices_per_node} devices) or whole nodes that divide the machine")
+    elif scenario.n_islands > 1:
+        for name, used in (("parallelism.mode", parallelism.mode == "context_coherent"),
+                           ("placement.online", scenario.online is not None),
+                           ("background", scenario.background is not None)):
+            if used:
+                yield name, f"the machine is {scenario.n_islands} islands (parallelism.ep); this needs one: all devices"
+
+
+def _experts(scenario: Scenario) -> Iterable[Fact]:
+    experts = scenario.model.moe is not None
+    for name in ("trace", "placement"):
+        given = getattr(scenario, name) is not None
+        if experts and not given:
+            yield name, "missing; add it"
+        elif given and not experts:
+            yield name, f"model {scenario.model.name} has no experts; remove it"
+    if not experts and scenario.parallelism.mode == "context_coherent":
+        yield "parallelism.mode", f"model {scenario.model.name} has no experts; use dispatch_combine"
 
 
 def _exchange(scenario: Scenario) -> Iterable[Fact]:
@@ -187,7 +268,7 @@ def _exchange(scenario: Scenario) -> Iterable[Fact]:
 
 
 def _sharing(scenario: Scenario) -> Iterable[Fact]:
-    online = scenario.placement.online
+    online = scenario.online
     if scenario.detail == "steps":
         for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
                            ("placement.online.blocking", online is not None and not online.blocking)):
@@ -196,7 +277,7 @@ def _sharing(scenario: Scenario) -> Iterable[Fact]:
 
 
 def _lengths(scenario: Scenario) -> Iterable[Fact]:
-    requests, join = scenario.requests, scenario.trace.join
+    requests, join = scenario.requests, scenario.trace.join if scenario.trace is not None else "resampled"
     names = ("prompt_tokens", "output_tokens")
     if requests.kind == "replay":
         if join == "paired":
@@ -215,8 +296,8 @@ def _lengths(scenario: Scenario) -> Iterable[Fact]:
 def weight_bytes_per_device(scenario: Scenario) -> float:
     """Return the bytes of weights that the fullest device needs when experts are spread evenly."""
     model = scenario.model
-    experts = sum(-(-int(e) // scenario.hardware.n_devices) for e in model.experts_per_layer)
-    return experts * model.expert_bytes + model.non_expert_bytes(scenario.parallelism.tp)
+    experts = sum(-(-int(e) // scenario.island_size) for e in model.experts_per_layer)
+    return (experts * model.expert_bytes if experts else 0.0) + model.non_expert_bytes(scenario.parallelism.tp)
 
 
 def usable_bytes(scenario: Scenario) -> float:

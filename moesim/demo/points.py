@@ -49,7 +49,7 @@ class Points(NamedTuple):
 
 def read(scenario: Scenario) -> Split:
     """Return the two parts of the trace of *scenario*, split as the simulation splits it."""
-    spec = scenario.trace
+    spec = scenario.traced
     trace = spec.synthetic.generate() if spec.synthetic else moesim.read_trace(spec.path)
     return Split(trace.profile(spec.profile_fraction, scenario.seed),
                  trace.evaluation(spec.profile_fraction, scenario.seed))

@@ -92,7 +92,7 @@ def _setting(scenario: Scenario, result: Result) -> str:
             f"{units.pretty(model.total_bytes, 'byte')} of weights, on {machine.nodes} nodes of "
             f"{machine.devices_per_node} {machine.device.name}. {len(result.requests)} requests, {prompt.min()} to "
             f"{prompt.max()} prompt tokens, {output.min()} to {output.max()} output tokens. The routing is that of "
-            f"`{trace['model']}`, {kind}: solvers saw {scenario.trace.profile_fraction:.0%} of its requests, the "
+            f"`{trace['model']}`, {kind}: solvers saw {scenario.traced.profile_fraction:.0%} of its requests, the "
             f"simulation runs on the others ({trace['evaluation_tokens']} tokens).")
 
 

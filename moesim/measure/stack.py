@@ -60,7 +60,7 @@ class Stack:
         self.heads = _checked(model)
         self.model, self.target = model, target
         self._random = torch.Generator(target.kind).manual_seed(seed)
-        h, e, inter = model.hidden, model.n_experts, model.moe.ffn
+        h, e, inter = model.hidden, model.n_experts, model.expert_gemms()[1].k
         self.layers = [{
             "qkv": self._normal(self.heads.all_widths, h),
             "out": self._normal(h, self.heads.queries * self.heads.width),
@@ -157,8 +157,8 @@ def _checked(model: ModelSpec) -> Heads:
         (isinstance(attention, GroupedQuery) and attention.window is not None, "attention windows"),
         (model.n_moe_layers != model.layers, "layers without experts"),
         (len(set(model.experts_per_layer.tolist())) > 1, "layers of different sizes"),
-        (model.moe.shared_ffn > 0, "shared experts"), (not model.gated_ffn, "experts without a gate matrix"),
-        (model.moe.bias or model.moe.gate_bias, "biases")) if wrong]
+        (bool(model.shared_gemms()), "shared experts"), (not model.gated_ffn, "experts without a gate matrix"),
+        (model.moe is not None and (model.moe.bias or model.moe.gate_bias), "biases")) if wrong]
     if facts or not isinstance(attention, GroupedQuery):
         raise ValueError(f"model {model.name}: a layer stack cannot run {', '.join(facts)}; take another model")
     return Heads(attention.heads, attention.kv_heads, attention.head_dim)

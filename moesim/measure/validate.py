@@ -91,7 +91,8 @@ def predicted_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> fl
     inputs = _inputs(case, device, kernels, ids)
     prompts, rows = np.array(step.prompts, np.int64), np.arange(len(ids))
     new, zeros = int(prompts.sum()), np.zeros(count, np.int64)
-    batch = Batch(np.arange(len(prompts)), prompts, np.zeros(len(prompts), np.int64), rows[:new],
+    batch = Batch(np.arange(len(prompts)), prompts, np.zeros(len(prompts), np.int64), np.ones(len(prompts), bool),
+                  np.zeros(len(prompts), np.int64), rows[:new],
                   np.arange(count) + len(prompts), np.array(step.contexts, np.int64), zeros, rows[new:])
     network = Network.of(inputs.scenario.hardware, inputs.scenario.balancing, 0)
     return float(DispatchCombine(inputs, network).step(batch).seconds.sum())
@@ -101,7 +102,7 @@ def _inputs(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> Any:
     """Return what the simulator prices steps from: one device that holds all experts."""
     from moesim.placement.placement import Placement
     from moesim.scenario import Scenario
-    from moesim.sim.inputs import Inputs, TokenRows
+    from moesim.sim.inputs import Inputs, Routing, TokenRows
     from moesim.trace import RoutingTrace
 
     experts, sequences = case.model.n_experts, len(case.step.prompts) + len(case.step.contexts)
@@ -111,13 +112,12 @@ def _inputs(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> Any:
     scenario = Scenario.model_validate({
         "name": "one step", "model": case.model.dump(), "hardware": machine, "trace": {"synthetic": synthetic},
         "requests": {"kind": "closed_loop", "concurrency": 1, "count": 1, "prompt_tokens": 1, "output_tokens": 1},
-        "placement": {"solver": "linear"}, "scheduler": {"name": "continuous", "max_batch": 1, "max_tokens": 1},
+        "placement": {"solver": "linear"}, "scheduler": "vllm",
         "kernels": kernels})
     trace = RoutingTrace.from_arrays(ids.astype(np.uint16), experts, case.model.top_k)
     placement = Placement(np.ones((case.model.layers, experts, 1), bool))
-    none = np.zeros(0, np.int64)
     requests = pd.DataFrame({"request": np.arange(sequences)})
-    return Inputs(scenario, trace, placement, requests, TokenRows(none, none, none, none, none))
+    return Inputs(scenario, Routing(trace, placement), requests, TokenRows.none(sequences))
 
 
 def measured(case: Case, target: Target, stack: Any) -> tuple[timing.Timing, list[np.ndarray]]:

@@ -25,18 +25,26 @@ INDEX = {name: i for i, name in enumerate(PHASES)}
 class Batch:
     """The tokens of one step, in SI and counts; P prompts, R decoding requests.
 
-    ``prefill_*``: per prompt, its request number, length and group; ``prefill_rows``: trace rows of all its tokens.
-    ``decode_*``: per decoding request, its number, context length with the new token, group and trace row.
+    ``prefill_*``: per prompt, or chunk of one, its request number, tokens, tokens before it that are in memory, whether
+    its last token gives an output token, and its group; ``prefill_rows``: trace rows of all its tokens. ``decode_*``:
+    per decoding request, its number, context length with the new token, group and trace row.
     """
 
     prefill: np.ndarray
     prefill_tokens: np.ndarray
+    prefill_past: np.ndarray
+    prefill_sampled: np.ndarray
     prefill_group: np.ndarray
     prefill_rows: np.ndarray
     decode: np.ndarray
     decode_kv: np.ndarray
     decode_group: np.ndarray
     decode_rows: np.ndarray
+
+    @property
+    def sampled_group(self) -> np.ndarray:
+        """Return the group of every output token of the step."""
+        return np.concatenate([self.prefill_group[self.prefill_sampled], self.decode_group])
 
     @property
     def n_prefill_tokens(self) -> int:

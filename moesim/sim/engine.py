@@ -1,9 +1,8 @@
-"""The core loop: let requests arrive, ask the scheduler, run the step, note what happened."""
+"""The core loop: requests arrive and are routed to islands of devices; whichever is furthest behind steps."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -11,21 +10,15 @@ import numpy as np
 import pandas as pd
 
 from moesim import kernels
-from moesim.network import Network
 from moesim.registry import name_of
 from moesim.result import Result
 from moesim.scenario import Scenario, usable_bytes
-from moesim.sim.background import background
-from moesim.sim.cost import Batch
-from moesim.sim.events import EventClock
-from moesim.sim.expert_parallel import MODES
-from moesim.sim.halves import halves
+from moesim.serving.group import Group, Requests
+from moesim.serving.pool import Pool, PrefixPool
 from moesim.sim.inputs import Inputs, prepare
+from moesim.sim.island import Island
 from moesim.sim.notes import notes
-from moesim.sim.queue import Pools, Queue
-from moesim.sim.record import Record
-from moesim.sim.replacing import Replacing, expert_slots
-from moesim.sim.steps import StepClock
+from moesim.sim.replacing import expert_slots
 from moesim.units import pretty
 
 
@@ -38,109 +31,135 @@ def simulate(scenario: Scenario) -> Result:
 
 
 class Engine:
-    """One run: live requests, step costs, a clock and a record."""
+    """One run: requests on their way to islands of devices, and the islands."""
 
     def __init__(self, inputs: Inputs):
         self._inputs = inputs
         self._scenario = scenario = inputs.scenario
-        machine = scenario.hardware
-        network = Network.of(machine, scenario.balancing, scenario.seed)
-        self._memory, pools = _memory(inputs)
-        self._queue = Queue(inputs, pools)
-        self._costs = MODES[scenario.parallelism.mode](inputs, network)
-        self._clock = _clock(scenario, network)
-        self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
-        self._record = Record(network, scenario.span_steps)
-        self._replacing = Replacing(inputs, network, self._record) if scenario.placement.online else None
-        self._peak = np.zeros(len(pools.capacity), np.int64)
-        self._pools = pools
+        self._live = Requests(inputs.requests)
+        self._memory, capacity = _memory(inputs)
+        self._refused = _too_long(inputs, self._live, capacity)
+        self._islands = [Island(inputs.of_island, self._live, groups) for groups in self._groups(capacity)]
+        self._groups_of_all = [group for island in self._islands for group in island.groups]
+        self._per_island = len(self._islands[0].groups)
+        self._next = self._routed = 0  # the first request that has not arrived; how many have been given a group
+
+    def _groups(self, capacity: np.ndarray) -> list[list[Group]]:
+        """Return the groups of each island, with room for *capacity* tokens [groups of an island], or one for all."""
+        scenario, kv = self._scenario, self._scenario.kv
+        n = len(self._live)
+
+        def pool(tokens: int) -> Pool:
+            blocks = int(tokens) // kv.block
+            return PrefixPool(blocks, kv.block, n, self._inputs.hashes) if kv.prefix_cache else Pool(blocks, kv.block, n)
+
+        made = []
+        for _ in range(scenario.n_islands):
+            pools = [pool(tokens) for tokens in capacity]
+            if len(pools) < scenario.groups_per_island:  # every device holds the KV of all
+                pools *= scenario.groups_per_island
+            made.append([Group(self._live, each) for each in pools])
+        return made
 
     def run(self) -> Result:
         """Serve every request; return the tables."""
-        while not self._queue.done:
-            self.advance()
+        while self.advance():
+            pass
         return self._result()
 
-    def advance(self) -> None:
-        """Run one step or, if nothing can run, let time pass until the next request arrives."""
-        if self._replacing is not None:
-            placement = self._replacing.between_steps(self._clock)
-            if placement is not None:
-                self._costs.place(placement)
-        self._queue.arrive(self._clock.now)
-        plan = self._scenario.scheduler.plan(self._queue.view(), self._scenario.request_router)
-        if len(plan.prefill) + len(plan.decode):
-            self._step(plan)
-        else:
-            self._idle()
+    def advance(self) -> bool:
+        """Let the island that is furthest behind step, or the next request arrive; False: all is done."""
+        island = min((i for i in self._islands if i.busy), key=lambda i: i.now, default=None)
+        if island is None:
+            if not np.isfinite(self._next_arrival_s):
+                return False
+            self._arrive(self._next_arrival_s)
+            return True
+        island.between_steps()
+        self._arrive(island.now)
+        done = island.step()
+        for _ in range(len(done)):
+            self._send(island.now)
+        return True
 
     def steps(self) -> pd.DataFrame:
         """Return the table of the steps so far."""
-        return self._record.steps()
+        tables = [island.record.steps() for island in self._islands]
+        if len(tables) == 1:
+            return tables[0]
+        whole = pd.concat([table.assign(island=i) for i, table in enumerate(tables)], ignore_index=True)
+        return whole.fillna(0.0).sort_values(["start_s", "island"], kind="stable", ignore_index=True)
 
-    def _idle(self) -> None:
-        """Wait for the next request to arrive."""
-        if not np.isfinite(self._queue.next_arrival_s):
-            raise RuntimeError("the scheduler runs nothing although requests wait and none is due to arrive")
-        until = np.inf if self._replacing is None else self._replacing.ready_s
-        self._clock.wait_until(min(self._queue.next_arrival_s, until))
+    @property
+    def _next_arrival_s(self) -> float:
+        """When the next request comes, seconds; infinite if none is due by itself."""
+        if self._next == len(self._live) or np.isnan(self._live.arrival_s[self._next]):
+            return float("inf")
+        return float(self._live.arrival_s[self._next])
 
-    def _step(self, plan: Any) -> None:
-        """Run one forward pass of the batch in *plan*."""
-        queue, clock = self._queue, self._clock
-        batch = queue.start(plan)
-        self._peak = np.maximum(self._peak, queue.reserved)
-        facts = {"start_s": clock.now, "end_s": clock.now, "prefill_tokens": batch.n_prefill_tokens,
-                 "decode_tokens": len(batch.decode), "decode_rows": len(np.unique(batch.decode_rows)),
-                 "running": len(queue.running) + len(queue.admitted), "waiting": len(queue.waiting),
-                 "kv_tokens": queue.kv_tokens}
-        costs = [self._costs.step(part, half) for half, part in enumerate(self._split(batch))]
-        starts = clock.run(costs)
-        facts |= {"end_s": clock.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
-        self._record.add(facts, costs, starts)
-        queue.finish_step(batch, clock.now)
-        if self._replacing is not None:
-            self._replacing.saw(batch)
+    def _arrive(self, now: float) -> None:
+        """Give every request that has arrived by *now* to a group."""
+        while self._next_arrival_s <= now:
+            request = self._next
+            self._next += 1
+            if self._refused[request]:
+                self._send(float(self._live.arrival_s[request]))
+                continue
+            chosen = self._scenario.request_router.choose(request, self._groups_of_all, self._routed)
+            self._routed += 1
+            self._live.group[request] = chosen
+            self._islands[chosen // self._per_island].add(request, chosen % self._per_island)
+
+    def _send(self, now: float) -> None:
+        """Let a user of a closed loop, who has the answer at *now*, send the next request."""
+        waiting = self._next
+        while waiting < len(self._live) and not np.isnan(self._live.arrival_s[waiting]):
+            waiting += 1
+        if waiting < len(self._live):
+            self._live.arrival_s[waiting] = now
 
     def _result(self) -> Result:
-        queue = self._queue
+        live = self._live
         requests = pd.DataFrame({
-            "request": np.arange(len(queue.arrival_s)), "group": queue.group, "arrival_s": queue.arrival_s,
-            "first_token_s": queue.first_token_s, "finish_s": queue.finish_s, "prompt_tokens": queue.prompt,
-            "output_tokens": queue.output, "ttft_s": queue.first_token_s - queue.arrival_s,
-            "tpot_s": np.where(queue.output > 1, queue.finish_s - queue.first_token_s, np.nan)
-            / np.maximum(queue.output - 1, 1),
-            "e2e_s": queue.finish_s - queue.arrival_s})
+            "request": np.arange(len(live)), "group": live.group, "arrival_s": live.arrival_s,
+            "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s, "finish_s": live.finish_s,
+            "prompt_tokens": live.prompt, "output_tokens": live.output, "cached_tokens": live.cached,
+            "preemptions": live.preemptions, "refused": self._refused, "ttft_s": live.first_token_s - live.arrival_s,
+            "tpot_s": np.where(live.output > 1, live.finish_s - live.first_token_s, np.nan)
+            / np.maximum(live.output - 1, 1),
+            "e2e_s": live.finish_s - live.arrival_s})
         memory = self._memory.copy()
         per_token = self._scenario.model.kv_bytes_per_token_on_device(self._scenario.parallelism.tp)
-        group = memory["device"] // self._scenario.parallelism.tp
-        memory["kv_peak_bytes"] = self._peak[self._pools.of_group[group]] * per_token
-        links = self._record.links(float(queue.finish_s.max()))
-        steps = self._record.steps()
-        meta = _meta(self._inputs, notes(self._inputs, steps, links, self._costs.operators, self._costs.network))
-        meta["replacements"] = [] if self._replacing is None else self._replacing.log
-        return Result(requests, steps, self._record.spans(), links, memory, meta)
+        peak = np.concatenate([island.peak for island in self._islands]) * self._scenario.kv.block
+        memory["kv_peak_bytes"] = peak[memory["device"] // self._scenario.parallelism.tp] * per_token
+        makespan = float(np.nanmax(live.finish_s))
+        links = pd.concat([island.record.links(makespan).assign(island=i) for i, island in enumerate(self._islands)],
+                          ignore_index=True)
+        links = links.drop(columns="island") if len(self._islands) == 1 else links
+        steps, first = self.steps(), self._islands[0]
+        warnings = notes(self._inputs, steps, links, first.costs.operators, first.costs.network)
+        meta = _meta(self._inputs, warnings)
+        meta["replacements"] = [] if first.replacing is None else first.replacing.log
+        return Result(requests, steps, self._spans(), links, memory, meta)
+
+    def _spans(self) -> pd.DataFrame:
+        size = self._scenario.island_size
+        tables = [island.record.spans() for island in self._islands]
+        return pd.concat([table.assign(device=table["device"] + i * size) for i, table in enumerate(tables)],
+                         ignore_index=True) if len(tables) > 1 else tables[0]
 
 
-def _clock(scenario: Scenario, network: Network) -> StepClock | EventClock:
-    """Return the clock that *scenario* asks for; links are only watched where collectives can meet on them."""
-    n, tp, online = scenario.hardware.n_devices, scenario.parallelism.tp, scenario.placement.online
-    if scenario.detail == "steps":
-        return StepClock(n, tp)
-    shared = (scenario.overlap != "none" or scenario.background is not None
-              or online is not None and not online.blocking)
-    return EventClock(n, tp, network if shared else None, background(scenario, network))
+def _memory(inputs: Inputs) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the bytes of weights and room for KV per device, and the KV tokens that groups of an island have room for.
 
-
-def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
-    """Return the bytes of weights and room for KV per device, and the KV pools of the groups.
-
-    With ``context_coherent`` every device holds the KV of all requests: one pool, what the fullest device has room for.
+    With ``context_coherent`` every device holds the KV of all requests: one number, that of the fullest device.
     """
     scenario, model, tp = inputs.scenario, inputs.scenario.model, inputs.scenario.parallelism.tp
-    experts = inputs.placement.device_bytes(model.expert_bytes)
+    experts = np.zeros(scenario.island_size)
+    if inputs.routing is not None:
+        experts = inputs.placement.device_bytes(model.expert_bytes)
     kept = experts
-    if scenario.placement.online is not None:
+    if scenario.online is not None:
         kept = np.full(len(experts), expert_slots(inputs.placement).sum() * model.expert_bytes)
     room = usable_bytes(scenario) - model.non_expert_bytes(tp) - kept
     worst = int(np.argmin(room))
@@ -148,28 +167,61 @@ def _memory(inputs: Inputs) -> tuple[pd.DataFrame, Pools]:
         gap = pretty(-room[worst], "byte")
         raise scenario.error("placement", f"device {worst} has {gap} too little memory for the experts placed on it; "
                                           f"spread them more evenly, or use larger devices")
-    table = pd.DataFrame({"device": np.arange(len(room)), "non_expert_bytes": model.non_expert_bytes(tp),
-                          "expert_bytes": experts, "kv_capacity_bytes": room})
+    table = pd.DataFrame({"device": np.arange(scenario.hardware.n_devices),
+                          "non_expert_bytes": model.non_expert_bytes(tp),
+                          "expert_bytes": np.tile(experts, scenario.n_islands),
+                          "kv_capacity_bytes": np.tile(room, scenario.n_islands)})
     tokens = np.floor(room.reshape(-1, tp).min(axis=1) / model.kv_bytes_per_token_on_device(tp)).astype(np.int64)
-    if scenario.parallelism.mode == "context_coherent":
-        return table, Pools(tokens.min(keepdims=True), np.zeros(len(tokens), np.int64))
-    return table, Pools(tokens, np.arange(len(tokens)))
+    if scenario.kv.blocks is not None:
+        tokens[:] = scenario.kv.blocks * scenario.kv.block
+    return table, tokens.min(keepdims=True) if scenario.parallelism.mode == "context_coherent" else tokens
+
+
+def _too_long(inputs: Inputs, live: Requests, capacity: np.ndarray) -> np.ndarray:
+    """Return which requests no group can ever hold, bool [requests].
+
+    Raises ``ConfigError`` for the worst of them, unless the scenario has them refused.
+    """
+    scenario = inputs.scenario
+    need, block = live.stored, scenario.kv.block
+    room, limit = int(capacity.max()) // block * block, scenario.model.context
+    too_long = (need > room) | (need + 1 > limit)
+    if scenario.too_long == "refuse" or not too_long.any():
+        return too_long
+    worst = int(np.argmax(need))
+    if need[worst] > room:
+        raise scenario.error("requests", (
+            f"request {worst} needs the KV of {need[worst]} tokens, the memory left beside the weights holds {room} "
+            f"({need[worst] - room} too few); shorten it, use more or larger devices, a larger parallelism.tp or a "
+            f"higher memory_fraction, or set too_long: refuse to serve the others"))
+    raise scenario.error("requests", (
+        f"request {worst} has {need[worst] + 1} tokens, above the model's context of {limit}; shorten it, or set "
+        f"too_long: refuse to serve the others"))
 
 
 def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
     """Return what a reader needs to trust and to repeat the run."""
-    scenario, trace = inputs.scenario, inputs.trace
+    scenario = inputs.scenario
     device = scenario.hardware.device
     packages = ("moesim", "numpy", "pandas", "scipy", "numba", "simpy")
     return {
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,
-        "trace": {k: trace.meta.get(k) for k in ("model", "origin", "licence", "synthetic")}
-        | {"join": scenario.trace.join, "evaluation_tokens": trace.n_tokens},
+        "trace": _about_trace(inputs),
         "kernels": _kernels(scenario),
-        "placement": {k: v for k, v in inputs.placement.info.items() if k != "seconds"},  # results hold no wall time
+        "placement": {k: v for k, v in (inputs.placement.info if inputs.routing else {}).items()
+                      if k != "seconds"},  # results hold no wall time
         "devices": {"count": scenario.hardware.n_devices, "idle_power_w": device.idle_power,
                     "busy_power_w": device.busy_power},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}
+
+
+def _about_trace(inputs: Inputs) -> dict[str, Any] | None:
+    """Return where the routing is from; None for a model without experts."""
+    if inputs.routing is None:
+        return None
+    scenario, trace = inputs.scenario, inputs.trace
+    return {k: trace.meta.get(k) for k in ("model", "origin", "licence", "synthetic")} | {
+        "join": scenario.traced.join, "evaluation_tokens": trace.n_tokens}
 
 
 def _kernels(scenario: Scenario) -> dict[str, Any]:

@@ -50,22 +50,26 @@ class _Common:
 
     def __init__(self, inputs: Inputs, network: Network):
         self.scenario: Scenario = inputs.scenario
+        self.slots = routing.SlotMap.none()
+        self._spaces: list[_Space] = []
         self.model = inputs.scenario.model
         self.network = network
         self.operators = Operators(inputs.scenario)
-        self.chosen = np.ascontiguousarray(inputs.trace.chosen)
-        self.place(inputs.placement)
+        if inputs.routing is not None:
+            self.chosen = np.ascontiguousarray(inputs.trace.chosen)
+            self.place(inputs.placement)
         self.tp = inputs.scenario.parallelism.tp
         self.n_devices = inputs.scenario.hardware.n_devices
         self.per_node = inputs.scenario.hardware.devices_per_node
-        self.moe = np.array(self.model.moe_layer_indices)
+        self.moe = np.array(self.model.moe_layer_indices, np.int64)
         self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
+        self._shared = self.model.shared_gemms()
         self.token_bytes = self.model.activation_bytes_per_token
 
     def place(self, placement: Placement) -> None:
         """Let experts be where *placement* has them, from the next step on."""
         self.slots = routing.SlotMap.of(placement)
-        self._spaces: list[_Space] = []  # as large as the slots need
+        self._spaces.clear()  # as large as the slots need
 
     def _space(self, half: int) -> _Space:
         """Return an empty cost and zeros to count in; the next call for the same *half* of a step reuses them."""
@@ -91,7 +95,8 @@ class _Common:
     def _prompt_attention(self, batch: Batch) -> np.ndarray:
         """Return the seconds of attention of each prompt, for each window of the model: [windows, P]."""
         operators = self.operators
-        return np.stack([operators.prefill_attention(batch.prefill_tokens, int(w)) for w in operators.windows])
+        return np.stack([operators.prefill_attention(batch.prefill_tokens, batch.prefill_past, int(w))
+                         for w in operators.windows])
 
     def _windowed(self, kv: np.ndarray) -> list[np.ndarray]:
         """Return the context lengths that each of the model's windows sees."""
@@ -104,11 +109,11 @@ class DispatchCombine(_Common):
     def step(self, batch: Batch, half: int = 0) -> StepCost:
         """Return the cost of *batch*; the next call for the same *half* of a step reuses it."""
         space = self._space(half)
-        cost, home = space.cost, batch.home(self.tp)
+        cost = space.cost
         self._attention(cost, batch)
-        self._experts(space, np.concatenate([batch.prefill_rows, batch.decode_rows]), home)
-        samples = np.bincount(np.concatenate([batch.prefill_group, batch.decode_group]),
-                              minlength=self.scenario.n_groups)
+        if len(self.moe):
+            self._experts(space, np.concatenate([batch.prefill_rows, batch.decode_rows]), batch.home(self.tp))
+        samples = np.bincount(batch.sampled_group, minlength=self.scenario.n_groups)
         cost.put("head", -1, np.repeat(self.operators.head(samples), self.tp))
         return cost
 
@@ -150,7 +155,7 @@ class DispatchCombine(_Common):
         at_home = np.bincount(home, minlength=self.n_devices)
         cost.put("gate", self.moe, self.operators.gate(at_home))
         self._exchange(cost, "dispatch", copies, visits)
-        if self.model.moe.shared_ffn:
+        if len(self._shared):
             cost.put("shared", self.moe, self.operators.shared(at_home))
         cost.put("experts", self.moe, self.operators.experts(tokens))
         cost.note_load(tokens)
@@ -202,7 +207,7 @@ class ContextCoherent(_Common):
         if len(self.dense):
             cost.put("dense", self.dense, self.operators.dense(tokens)[self._segment[self.dense]])
         cost.put("gate", self.moe, self.operators.gate(tokens[:-1]))
-        if self.model.moe.shared_ffn:  # after the exchange: where the token is then
+        if len(self._shared):  # after the exchange: where the token is then
             cost.put("shared", self.moe, self.operators.shared(tokens[1:]))
 
     def _combine(self, cost: StepCost, batch: Batch, returns: np.ndarray) -> None:
@@ -217,7 +222,7 @@ class ContextCoherent(_Common):
 
     def _close(self, cost: StepCost, batch: Batch, present: np.ndarray) -> None:
         """Put the output head and the exchange of context into *cost*."""
-        samples = present[-1] + np.bincount(batch.prefill_group, minlength=self.n_devices)
+        samples = present[-1] + np.bincount(batch.prefill_group[batch.prefill_sampled], minlength=self.n_devices)
         cost.put("head", -1, self.operators.head(samples))
         if self.scenario.parallelism.context == "kv":
             sent = present[self._segment].sum(axis=0) * self.model.kv_bytes_per_token_per_layer

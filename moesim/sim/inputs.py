@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from moesim import placement as placing
 from moesim import requests as arrivals
 from moesim.placement.placement import Placement
 from moesim.scenario import Scenario
+from moesim.serving.pool import block_hashes
 from moesim.trace import RoutingTrace, read_trace
 
 
@@ -27,26 +30,73 @@ class TokenRows:
     decode_count: np.ndarray
     offset: np.ndarray
 
-    def prompt(self, requests: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Return the rows of the prompts of *requests*, one after the other: int64 [sum of *lengths*]."""
-        owner = np.repeat(requests, lengths)
-        i = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return self.prompt_start[owner] + (i + self.offset[owner]) % self.prompt_count[owner]
+    @classmethod
+    def none(cls, n_requests: int) -> TokenRows:
+        """Return what stands in for rows where there is no trace: all tokens have row 0."""
+        zeros, ones = np.zeros(n_requests, np.int64), np.ones(n_requests, np.int64)
+        return cls(zeros, ones, zeros, ones, zeros)
+
+    def span(self, requests: np.ndarray, prompt: np.ndarray, past: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return the rows of *tokens* of each of *requests* after its first *past* ones, one after the other.
+
+        *prompt*: tokens of its prompt; those behind it are decoded ones (which a preempted request computes again).
+        """
+        owner = np.repeat(np.arange(len(requests)), tokens)
+        at = np.arange(len(owner)) - np.repeat(np.cumsum(tokens) - tokens, tokens) + past[owner]
+        request = requests[owner]
+        rows = self.prompt_start[request] + (at + self.offset[request]) % self.prompt_count[request]
+        behind = at >= prompt[owner]
+        if behind.any():
+            rows[behind] = self.decode(request[behind], (at - prompt[owner])[behind])
+        return rows
 
     def decode(self, requests: np.ndarray, i: np.ndarray) -> np.ndarray:
         """Return the row of the *i*-th decoded token of each of *requests*."""
         return self.decode_start[requests] + (i + self.offset[requests]) % self.decode_count[requests]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run reads and never changes."""
+class Routing(NamedTuple):
+    """Which experts tokens choose, and where these are as a run begins."""
 
-    scenario: Scenario
     trace: RoutingTrace
     placement: Placement
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads and never changes. ``routing``: None for a model without experts."""
+
+    scenario: Scenario
+    routing: Routing | None
     requests: pd.DataFrame
     rows: TokenRows
+
+    @property
+    def trace(self) -> RoutingTrace:
+        """Return the trace of a model with experts."""
+        assert self.routing is not None, "asked only of models with experts"
+        return self.routing.trace
+
+    @property
+    def placement(self) -> Placement:
+        """Return the placement of a model with experts."""
+        assert self.routing is not None, "asked only of models with experts"
+        return self.routing.placement
+
+    @property
+    def of_island(self) -> Inputs:
+        """Return the inputs of one island: the same for each."""
+        return replace(self, scenario=self.scenario.of_island)
+
+    def hashes(self, request: int) -> list[int]:
+        """Return one number per full KV block of *request*'s tokens: equal if it and all before it are."""
+        return self._hashes[request]
+
+    @cached_property
+    def _hashes(self) -> list[list[int]]:
+        block, table = self.scenario.kv.block, self.requests
+        return [block_hashes(np.concatenate([np.asarray(p, np.int64), np.asarray(o, np.int64)]), block)
+                for p, o in zip(table["prompt_ids"], table["output_ids"], strict=True)]
 
 
 def prepare(scenario: Scenario) -> Inputs:
@@ -54,21 +104,36 @@ def prepare(scenario: Scenario) -> Inputs:
 
     Raises ``ConfigError`` (with file:line where known) if the trace does not fit the model or the requests.
     """
+    requests = _requests(scenario)
+    if scenario.trace is None:
+        return Inputs(scenario, None, requests, TokenRows.none(len(requests)))
     trace = read(scenario)
-    fraction = scenario.trace.profile_fraction
+    fraction = scenario.traced.profile_fraction
     try:
         profile = trace.profile(fraction, scenario.seed)
         evaluation = _by_request(trace.evaluation(fraction, scenario.seed))
     except ValueError as error:
         raise scenario.error("trace", str(error)) from None
-    placement = _placement(scenario, profile)
-    requests, rows = _join(scenario, evaluation)
-    return Inputs(scenario, evaluation, placement, requests, rows)
+    placement = _placement(scenario.of_island, profile)
+    requests, rows = _join(scenario, evaluation, requests)
+    return Inputs(scenario, Routing(evaluation, placement), requests, rows)
+
+
+def _requests(scenario: Scenario) -> pd.DataFrame:
+    """Return the request table."""
+    try:
+        requests = arrivals.table(scenario.requests, scenario.seed)
+    except ValueError as error:
+        raise scenario.error("requests", str(error)) from None
+    if scenario.kv.prefix_cache and "prompt_ids" not in requests:
+        raise scenario.error("kv.prefix_cache", "needs the tokens of requests; replay a file with columns prompt_ids "
+                                                "and output_ids, or set it to false")
+    return requests
 
 
 def read(scenario: Scenario) -> RoutingTrace:
     """Return the trace of *scenario*. Raises ``ConfigError`` if it does not fit the model."""
-    spec, model = scenario.trace, scenario.model
+    spec, model = scenario.traced, scenario.model
     try:
         trace = spec.synthetic.generate() if spec.synthetic else read_trace(str(spec.path))
     except ValueError as error:
@@ -99,7 +164,7 @@ def _by_request(trace: RoutingTrace) -> RoutingTrace:
 
 
 def _placement(scenario: Scenario, profile: RoutingTrace) -> Placement:
-    spec, machine, model = scenario.placement, scenario.hardware, scenario.model
+    spec, machine, model = scenario.placed, scenario.hardware, scenario.model
     try:
         if spec.path is not None:
             placement = Placement.load(spec.path)
@@ -117,14 +182,10 @@ def _placement(scenario: Scenario, profile: RoutingTrace) -> Placement:
     return placement
 
 
-def _join(scenario: Scenario, trace: RoutingTrace) -> tuple[pd.DataFrame, TokenRows]:
+def _join(scenario: Scenario, trace: RoutingTrace, requests: pd.DataFrame) -> tuple[pd.DataFrame, TokenRows]:
     """Return the request table and the trace rows of each request (docs/reference/trace.md)."""
-    try:
-        requests = arrivals.table(scenario.requests, scenario.seed)
-    except ValueError as error:
-        raise scenario.error("requests", str(error)) from None
     sources = _sources(scenario, trace)
-    if scenario.trace.join == "paired":
+    if scenario.traced.join == "paired":
         if len(requests) > len(sources):
             raise scenario.error("requests.count", f"{len(requests)} is more than the {len(sources)} requests of the "
                                                    f"evaluation part of the trace; lower it, or use join: resampled")
@@ -147,7 +208,7 @@ def _sources(scenario: Scenario, trace: RoutingTrace) -> pd.DataFrame:
     spans = tokens.groupby(["request", "phase"])["row"].agg(["min", "size"]).unstack("phase")
     for phase, name in ((0, "prefill"), (1, "decode")):
         if ("min", phase) not in spans or spans["min", phase].isna().all():
-            if not scenario.trace.any_phase:
+            if not scenario.traced.any_phase:
                 raise scenario.error("trace", f"the trace has no {name} rows; set trace.any_phase: true to use its "
                                               f"other rows in their place (the result says so)")
             spans["min", phase], spans["size", phase] = spans["min", 1 - phase], spans["size", 1 - phase]
@@ -156,7 +217,7 @@ def _sources(scenario: Scenario, trace: RoutingTrace) -> pd.DataFrame:
                           "decode_start": spans["min", 1], "decode_count": spans["size", 1].fillna(0)})
     table["decode_start"] = table["decode_start"].fillna(table["prompt_start"])
     table = table.dropna(subset=["prompt_start"])
-    table = table if scenario.trace.join == "paired" else table[table["decode_count"] > 0]
+    table = table if scenario.traced.join == "paired" else table[table["decode_count"] > 0]
     if table.empty:
         raise scenario.error("trace", "no request of the evaluation part has both prompt and decode rows; capture "
                                       "whole requests, or keep one phase and set trace.any_phase: true")

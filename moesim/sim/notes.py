@@ -13,17 +13,19 @@ def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: O
           ) -> list[str]:
     """Return the warnings of a run: routing, overlap, online placement, network, *operators* outside what was measured.
     """
-    return [*_routing(inputs), *_repetition(steps), *_sharing(inputs), *_online(inputs),
+    return [*_routing(inputs), *(_repetition(steps) if inputs.routing else ()), *_sharing(inputs), *_online(inputs),
             *_network(inputs, links, network), *operators.extrapolated()]
 
 
 def _routing(inputs: Inputs) -> list[str]:
+    if inputs.routing is None:
+        return []
     scenario, trace, found = inputs.scenario, inputs.trace, []
     if trace.meta.get("synthetic"):
         found.append("the routing is synthetic")
-    if scenario.trace.scaled:
+    if scenario.traced.scaled:
         found.append(f"the routing of {trace.meta.get('model')} on the sizes of {scenario.model.name} (a what-if)")
-    if scenario.trace.any_phase:
+    if scenario.traced.any_phase:
         found.append("trace rows of one phase may stand for those of the other (trace.any_phase)")
     return found
 
@@ -49,7 +51,7 @@ def _sharing(inputs: Inputs) -> list[str]:
 
 
 def _online(inputs: Inputs) -> list[str]:
-    online = inputs.scenario.placement.online
+    online = inputs.scenario.online
     if online is None:
         return []
     return [f"placement.online: the solver is taken to need {online.solve_time:g} s (placement.online.solve_time) of a "

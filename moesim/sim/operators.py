@@ -59,7 +59,7 @@ class Operators:
         processor, part = scenario.hardware.device.processor, scenario.kernels
         self._part, self._device = part, scenario.hardware.device.name
         stored = model.dtype
-        dtypes: set[str | None] = {stored.weights, stored.experts, stored.activations, stored.embeddings}
+        dtypes: set[str | None] = {stored.weights, stored.experts if model.moe else None, stored.activations, stored.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
         self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}  # of each operator, each shape's maximum
         attention, dense, shared, head = (model.attention_gemms(tp), model.dense_gemms(tp), model.shared_gemms(1),
@@ -145,23 +145,31 @@ class Operators:
             self._model.dtype.activations, "attention_decode", batch=batch, kv_len=mean, heads_q=heads,
             heads_kv=kv_heads, head_dim=qk_dim, head_dim_v=v_dim, kv_values=values)
 
-    def prefill_attention(self, prompt_tokens: np.ndarray, window: int) -> np.ndarray:
-        """Return the seconds of each whole prompt of *prompt_tokens*, looking back at most *window* tokens (0: all).
+    def prefill_attention(self, tokens: np.ndarray, past: np.ndarray, window: int) -> np.ndarray:
+        """Return the seconds of each prompt's, or chunk's, *tokens* behind *past* ones that are in memory.
 
-        A window shorter than the prompt is put to the kernel model as the context length with the same causal work:
-        q w - w (w - 1) / 2 pairs = q (kv - (q - 1) / 2).
+        Each token looks back at most *window* tokens (0: at all). A window shorter than the prompt is put to the kernel
+        model as the context length with the same causal work: pairs = q (kv - (q - 1) / 2).
         """
         heads, kv_heads, qk_dim, v_dim = self._model.attention_shape(self._tp, "prefill")
-        q = np.asarray(prompt_tokens, float)
-        w = np.minimum(q, window) if window else q
-        kv = w - w * (w - 1) / (2 * q) + (q - 1) / 2
+        q = np.asarray(tokens, float)
+        kv = q + past
+        if window:
+            kv = (_pairs(q + past, window) - _pairs(past, window)) / q + (q - 1) / 2
         return self._time(
             self._model.dtype.activations, "attention_prefill", q_len=q, kv_len=kv, batch=1, heads_q=heads,
             heads_kv=kv_heads, head_dim=qk_dim, head_dim_v=v_dim)
 
     def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
         """Return the seconds of the experts of one device, from the true tokens of each ([..., experts])."""
-        model = self._model
+        model, moe = self._model, self._model.moe
+        assert moe is not None, "asked only for layers with experts"
         return self._time(
-            model.dtype.experts, "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden, inter=model.moe.ffn,
+            model.dtype.experts, "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden, inter=moe.ffn,
             matrices=3 if model.gated_ffn else 2)
+
+
+def _pairs(tokens: np.ndarray, window: int) -> np.ndarray:
+    """Return how many pairs of tokens the first *tokens* of a sequence make if each sees *window*, itself too."""
+    near = np.minimum(tokens, window)
+    return near * (near + 1) / 2 + (tokens - near) * window

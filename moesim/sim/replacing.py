@@ -58,7 +58,7 @@ class Replacing:
     """What has been decided and what is under way; ``log``: one entry per decision (docs/reference/result.md)."""
 
     def __init__(self, inputs: Inputs, network: Network, record: Record):
-        online = inputs.scenario.placement.online
+        online = inputs.scenario.online
         assert online is not None, "made only for scenarios that place experts again"
         self._inputs, self._network, self._record, self._online = inputs, network, record, online
         self._here = inputs.placement
@@ -143,7 +143,7 @@ class Replacing:
         """Return the solver's placement. Raises ``ConfigError`` if there is none, or a device has no room for it."""
         scenario, machine = self._inputs.scenario, self._inputs.scenario.hardware
         try:
-            target = placing.solve(window, machine.n_devices, solver=self._online.solver or scenario.placement.solver,
+            target = placing.solve(window, machine.n_devices, solver=self._online.solver or scenario.placed.solver,
                                    seed=scenario.seed, previous=self._here,
                                    devices_per_node=machine.devices_per_node if machine.nodes > 1 else None)
         except ValueError as error:

@@ -28,6 +28,12 @@ class SlotMap:
     n_slots: int
 
     @classmethod
+    def none(cls) -> SlotMap:
+        """Return the slots of a model without experts."""
+        empty = np.empty((0, 0, 0), np.int32)
+        return cls(empty, empty, 0)
+
+    @classmethod
     def of(cls, placement: Placement) -> SlotMap:
         """Return the slots of *placement*."""
         replicas = placement.replicas

@@ -1,1 +1,4 @@
-"""Request routers: one part per file, each with ``choose(free_tokens, requests) -> group``."""
+"""Request routers: one part per file, each with ``choose(request, groups, turn) -> number of a group``.
+
+``request`` has just arrived, ``turn`` have been routed before.
+"""

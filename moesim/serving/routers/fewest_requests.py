@@ -1,24 +1,31 @@
-"""Send a request to the group that serves the fewest requests.
+"""Send a request to the group that has the fewest, waiting or running.
 
->>> import numpy as np
->>> FewestRequests().choose(free_tokens=np.array([10, 30, 20]), requests=np.array([1, 2, 0]))
-2
+>>> from moesim.serving.group import example
+>>> groups = [example([8], [4], blocks=8), example([], [], blocks=8)]
+>>> FewestRequests().choose(0, groups, turn=1)
+1
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from moesim.registry import part
+from moesim.serving.group import Group
 
 
 @part
 class FewestRequests:
-    """Keeps the number of requests even whatever their lengths; ties go to the first group."""
+    """Keeps numbers of requests even whatever their lengths; ties go to the first group.
 
-    def choose(self, free_tokens: np.ndarray, requests: np.ndarray) -> int:
-        """Return the group of the next request, from free KV tokens [G] and requests [G] per group.
+    ``waiting``: how many running requests a waiting one counts as (vLLM's data-parallel balancer: 4).
+    """
 
-        A group without room for the request has -1 free tokens and the largest number of requests.
-        """
-        return int(np.argmin(requests))
+    waiting: Annotated[float, Field(ge=0)] = 1.0
+
+    def choose(self, request: int, groups: Sequence[Group], turn: int) -> int:
+        """Return the group of the next request."""
+        return min(range(len(groups)), key=lambda g: self.waiting * groups[g].n_waiting + len(groups[g].running))

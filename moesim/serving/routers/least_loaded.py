@@ -1,24 +1,24 @@
-"""Send a request to the group with the most free KV memory.
+"""Send a request to the group whose requests need the least KV memory.
 
->>> import numpy as np
->>> LeastLoaded().choose(free_tokens=np.array([10, 30, 20]), requests=np.array([1, 2, 0]))
+>>> from moesim.serving.group import example
+>>> groups = [example([8], [4], blocks=8), example([4, 4], [2, 1], blocks=8)]    # 11 tokens, and 5 + 4
+>>> LeastLoaded().choose(0, groups, turn=3)
 1
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
 from moesim.registry import part
+from moesim.serving.group import Group
 
 
 @part
 class LeastLoaded:
-    """Keeps memory, and so the work of attention, even; ties go to the one with fewest requests."""
+    """Keeps memory, and so the work of attention, even; it knows how long outputs will be. Ties: fewest requests."""
 
-    def choose(self, free_tokens: np.ndarray, requests: np.ndarray) -> int:
-        """Return the group of the next request, from free KV tokens [G] and requests [G] per group.
-
-        A group without room for the request has -1 free tokens and the largest number of requests.
-        """
-        return int(np.lexsort((requests, -free_tokens))[0])
+    def choose(self, request: int, groups: Sequence[Group], turn: int) -> int:
+        """Return the group of the next request."""
+        return min(range(len(groups)), key=lambda g: (
+            groups[g].promised, groups[g].n_waiting + len(groups[g].running)))

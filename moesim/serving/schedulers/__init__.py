@@ -1,1 +1,1 @@
-"""Schedulers: one part per file, each with ``plan(view) -> Plan``."""
+"""Schedulers: one part per file, each with ``plan(group) -> requests, tokens of each`` of the group's next step."""

@@ -1,0 +1,152 @@
+"""Live requests and the groups of devices that serve them: what a scheduler sees and changes.
+
+A request waits, or runs in a group: it then has KV memory. It has ``prompt + produced`` tokens, the first ``computed``
+of which are in memory; a step computes some of the others, and when all are computed the next one is produced.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+import pandas as pd
+
+from moesim.serving.pool import Pool
+
+_NONE = np.empty(0, np.int64)
+
+
+class Requests:
+    """The requests of a run as arrays [requests], numbered in order of arrival."""
+
+    def __init__(self, table: pd.DataFrame):
+        n = len(table)
+        self.arrival_s = table["arrival_s"].to_numpy(float).copy()
+        self.prompt = table["prompt_tokens"].to_numpy(np.int64)
+        self.output = table["output_tokens"].to_numpy(np.int64)
+        self.priority = table["priority"].to_numpy(np.int64) if "priority" in table else np.zeros(n, np.int64)
+        self.produced = np.zeros(n, np.int64)
+        self.computed = np.zeros(n, np.int64)
+        self.group = np.full(n, -1)
+        self.scheduled_s, self.first_token_s, self.finish_s = np.full((3, n), np.nan)
+        self.preemptions, self.cached = np.zeros((2, n), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def stored(self) -> np.ndarray:
+        """Tokens whose KV each request needs in the end: the last one is never read again."""
+        return self.prompt + self.output - 1
+
+    def left(self, requests: np.ndarray) -> np.ndarray:
+        """Return the tokens that *requests* have to compute before each produces its next one."""
+        return self.prompt[requests] + self.produced[requests] - self.computed[requests]
+
+
+class Group:
+    """One engine: devices that share a queue and KV memory. ``running``: int64, in order of admission."""
+
+    def __init__(self, requests: Requests, pool: Pool):
+        self.requests, self.pool = requests, pool
+        self.running = _NONE
+        self.promised = 0      # KV tokens that all its requests, waiting ones too, need in the end
+        self._waiting: list[tuple[int, int]] = []
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests without memory."""
+        return len(self._waiting)
+
+    def first(self) -> int:
+        """Return the request that waits in front: the smallest priority number, then the earliest."""
+        return self._waiting[0][1]
+
+    def waiting(self) -> list[int]:
+        """Return all that wait, in order."""
+        return [request for _, request in sorted(self._waiting)]
+
+    def add(self, request: int) -> None:
+        """Let *request*, new here, wait."""
+        self.promised += int(self.requests.stored[request])
+        self._wait(request)
+
+    def _wait(self, request: int) -> None:
+        heapq.heappush(self._waiting, (int(self.requests.priority[request]), request))
+
+    def admit(self, request: int, found: int, tokens: int) -> bool:
+        """Let the waiting *request* run with room for *tokens*, of which *found* are computed; False: no room."""
+        if not self.pool.take(request, found, tokens):
+            return False
+        entry = (int(self.requests.priority[request]), request)
+        if self._waiting[0] == entry:
+            heapq.heappop(self._waiting)
+        else:
+            self._waiting.remove(entry)
+            heapq.heapify(self._waiting)
+        self.requests.computed[request] = found
+        if self.requests.preemptions[request] == 0:
+            self.requests.cached[request] = found
+        self.running = np.append(self.running, request)
+        return True
+
+    def preempt(self, request: int) -> None:
+        """Take the memory of *request*; it waits, and computes all its tokens again when it is admitted."""
+        self.running = self.running[self.running != request]
+        self.pool.release(request)
+        self.requests.computed[request] = 0
+        self.requests.preemptions[request] += 1
+        self._wait(request)
+
+    def leave(self, finished: np.ndarray) -> None:
+        """Forget *finished* requests and free their memory."""
+        self.running = self.running[~np.isin(self.running, finished)]
+        for request in finished.tolist():
+            self.pool.release(request)
+        self.promised -= int(self.requests.stored[finished].sum())
+
+    def room(self, requests: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Make room for the next *tokens* of each of *requests*, which run; return those that still do, and theirs.
+
+        Where there is too little, whoever runs and is last (largest priority number, then number) is preempted.
+        """
+        targets = self.requests.computed[requests] + tokens
+        if self.pool.grow_all(requests, targets):
+            return requests, tokens
+        left = list(zip(requests.tolist(), tokens.tolist(), targets.tolist(), strict=True))
+        done = 0
+        while done < len(left):
+            request, _, target = left[done]
+            if self.pool.grow(request, target):
+                done += 1
+                continue
+            victim = max(self.running.tolist(), key=lambda r: (self.requests.priority[r], r))
+            self.preempt(victim)
+            done -= any(r == victim for r, *_ in left[:done])
+            left = [entry for entry in left if entry[0] != victim]
+        table = np.array([entry[:2] for entry in left], np.int64).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
+
+    def ran(self, requests: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Note that *tokens* more of each of *requests* are computed; return who produced a token, and who is done.
+
+        Whoever is done leaves.
+        """
+        live = self.requests
+        live.computed[requests] += tokens
+        self.pool.filled(requests, live.computed[requests])
+        stepped = requests[live.left(requests) == 0]
+        live.produced[stepped] += 1
+        done = stepped[live.produced[stepped] == live.output[stepped]]
+        if len(done):
+            self.leave(done)
+        return stepped, done
+
+
+def example(prompts: list[int], outputs: list[int], blocks: int, block: int = 16) -> Group:
+    """Return a group with one waiting request for each of *prompts* and *outputs*, for examples and tests."""
+    table = pd.DataFrame({"arrival_s": 0.0, "prompt_tokens": prompts, "output_tokens": outputs})
+    group = Group(Requests(table), Pool(blocks, block, len(table)))
+    for request in range(len(table)):
+        group.add(request)
+    return group

@@ -1,0 +1,168 @@
+"""The KV memory of a group of devices: blocks of a fixed number of tokens, counted, and shared where prompts begin alike.
+
+``Pool`` counts blocks; ``PrefixPool`` knows them one by one, keeps those of finished requests until their room is
+needed, and finds them again by what their tokens are (prefix caching as in vLLM, arXiv 2309.06180 section 4.4 and the
+engine's hash of each full block with all before it).
+
+>>> pool = Pool(capacity=4, block=16, n_requests=2)
+>>> pool.grow(0, tokens=33), pool.free       # 33 tokens lie in three blocks
+(True, 1)
+>>> pool.grow(1, tokens=17), pool.free       # two are not there: nothing is taken
+(False, 1)
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+class Pool:
+    """Counts blocks. ``held``: int64 [requests], the blocks of each."""
+
+    def __init__(self, capacity: int, block: int, n_requests: int):
+        self.capacity, self.block, self.free = capacity, block, capacity
+        self.held = np.zeros(n_requests, np.int64)
+
+    def blocks(self, tokens: int) -> int:
+        """Return the blocks that hold *tokens*."""
+        return -(-tokens // self.block)
+
+    def found(self, request: int, target: int) -> int:
+        """Return how many of the first tokens of *request*, which has *target*, are here from others: none."""
+        return 0
+
+    def take(self, request: int, found: int, tokens: int) -> bool:
+        """Give *request*, which holds nothing, room for *tokens*, *found* of which are here; False: no room."""
+        return self.grow(request, tokens)
+
+    def grow(self, request: int, tokens: int) -> bool:
+        """Give *request* room for *tokens* in all; False, and nothing is taken, if there are too few free blocks."""
+        more = self.blocks(tokens) - int(self.held[request])
+        if more > self.free:
+            return False
+        if more > 0:
+            self.held[request] += more
+            self.free -= more
+        return True
+
+    def grow_all(self, requests: np.ndarray, tokens: np.ndarray) -> bool:
+        """Give each of *requests* room for its *tokens* in all, or none of them anything (False)."""
+        held = self.held[requests]
+        wanted = np.maximum(-(-tokens // self.block), held)
+        more = int(wanted.sum() - held.sum())
+        if more > self.free:
+            return False
+        if more:
+            self.held[requests] = wanted
+            self.free -= more
+        return True
+
+    def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
+        """Note that the first *tokens* of each of *requests* are computed."""
+
+    def release(self, request: int) -> None:
+        """Take all blocks of *request* back."""
+        self.free += int(self.held[request])
+        self.held[request] = 0
+
+
+class PrefixPool(Pool):
+    """Knows every block; ``free`` counts those that no running request uses, kept ones among them.
+
+    *hashes* of a request: one number per full block of its tokens (prompt and output), which says what they and all
+    before them are. Blocks that nobody uses are forgotten in the order in which they were let go, a request's last
+    blocks first.
+    """
+
+    def __init__(self, capacity: int, block: int, n_requests: int, hashes: Callable[[int], Sequence[int]]):
+        super().__init__(capacity, block, n_requests)
+        self._hashes = hashes
+        self._of: dict[int, list[int]] = {}           # request -> its blocks
+        self._users = [0] * capacity
+        self._idle = OrderedDict.fromkeys(range(capacity))
+        self._block_of: dict[int, int] = {}           # hash -> block
+        self._hash_of: dict[int, int] = {}            # block -> hash
+        self._noted: dict[int, int] = {}              # request -> full blocks that are noted
+
+    def found(self, request: int, target: int) -> int:
+        """Return the tokens of *request* that are here: whole blocks, and never the last token of *target*."""
+        count = 0
+        for key in self._hashes(request)[: (target - 1) // self.block]:
+            if key not in self._block_of:
+                break
+            count += 1
+        return count * self.block
+
+    def take(self, request: int, found: int, tokens: int) -> bool:
+        """Give *request* room for *tokens*: the *found* ones where they are, new blocks for the others."""
+        shared = [self._block_of[key] for key in self._hashes(request)[: found // self.block]]
+        asleep = sum(self._users[block] == 0 for block in shared)
+        if asleep + self.blocks(tokens) - len(shared) > self.free:
+            return False
+        for block in shared:
+            if self._users[block] == 0:
+                del self._idle[block]
+                self.free -= 1
+            self._users[block] += 1
+        self._of[request], self._noted[request] = shared, len(shared)
+        self.held[request] = len(shared)
+        return self.grow(request, tokens)
+
+    def grow(self, request: int, tokens: int) -> bool:
+        """As ``Pool.grow``; room is made by forgetting blocks."""
+        before = self.free
+        if not super().grow(request, tokens):
+            return False
+        mine = self._of.setdefault(request, [])
+        for _ in range(before - self.free):
+            block, _ = self._idle.popitem(last=False)
+            known = self._hash_of.pop(block, None)
+            if known is not None:
+                del self._block_of[known]
+            self._users[block] = 1
+            mine.append(block)
+        return True
+
+    def grow_all(self, requests: np.ndarray, tokens: np.ndarray) -> bool:
+        """As ``Pool.grow_all``."""
+        wanted = -(-tokens // self.block)
+        more = wanted - self.held[requests]
+        if np.maximum(more, 0).sum() > self.free:
+            return False
+        for i in np.flatnonzero(more > 0):
+            self.grow(int(requests[i]), int(tokens[i]))
+        return True
+
+    def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
+        """Note the full blocks of each of *requests*: whoever begins with the same tokens will find them."""
+        for request, full in zip(requests.tolist(), (tokens // self.block).tolist(), strict=True):
+            first = self._noted.get(request, 0)
+            if full <= first:
+                continue
+            mine, keys = self._of[request], self._hashes(request)
+            for i in range(first, min(full, len(keys))):
+                if keys[i] not in self._block_of:
+                    self._block_of[keys[i]], self._hash_of[mine[i]] = mine[i], keys[i]
+            self._noted[request] = full
+
+    def release(self, request: int) -> None:
+        """As ``Pool.release``; what the blocks hold is kept until they are needed."""
+        for block in reversed(self._of.pop(request, [])):
+            self._users[block] -= 1
+            if self._users[block] == 0:
+                self._idle[block] = None
+                self.free += 1
+        self._noted.pop(request, None)
+        self.held[request] = 0
+
+
+def block_hashes(tokens: np.ndarray, block: int) -> list[int]:
+    """Return one number per full *block* of *tokens* (int64 [n]): equal only if it and all tokens before are equal."""
+    found, before = [], 0
+    for i in range(len(tokens) // block):
+        before = hash((before, tokens[i * block : (i + 1) * block].tobytes()))
+        found.append(before)
+    return found

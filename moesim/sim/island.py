@@ -1,0 +1,132 @@
+"""Devices that step together: groups with queues of their own, what their step costs, a clock and a record.
+
+Groups whose experts lie on each other's devices run in lock step, as data-parallel engines with expert parallelism do:
+a step is as long as the slowest group needs, and a group without work takes part in the exchanges with no tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from moesim.network import Network
+from moesim.scenario import Scenario
+from moesim.serving.group import Group, Requests
+from moesim.sim.background import background
+from moesim.sim.cost import Batch
+from moesim.sim.events import EventClock
+from moesim.sim.expert_parallel import MODES
+from moesim.sim.halves import halves
+from moesim.sim.inputs import Inputs
+from moesim.sim.record import Record
+from moesim.sim.replacing import Replacing
+from moesim.sim.steps import StepClock
+
+
+class Island:
+    """*groups* on the devices of *inputs*' scenario, which serve some of the requests *live*."""
+
+    def __init__(self, inputs: Inputs, live: Requests, groups: list[Group]):
+        self._inputs, self._live, self.groups = inputs, live, groups
+        self._scenario = scenario = inputs.scenario
+        self._network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
+        self.costs = MODES[scenario.parallelism.mode](inputs, network)
+        self.record = Record(network, scenario.span_steps)
+        self.replacing = Replacing(inputs, network, self.record) if scenario.online else None
+        self.peak = np.zeros(len(groups), np.int64)  # blocks in use
+        self._clock = _clock(scenario, network)
+        self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
+
+    @property
+    def now(self) -> float:
+        """The island's time, seconds."""
+        return self._clock.now
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request runs or waits here."""
+        return any(len(group.running) or group.n_waiting for group in self.groups)
+
+    def add(self, request: int, group: int) -> None:
+        """Let *request*, which has arrived, wait in *group*."""
+        if not self.busy:
+            self.wait_until(float(self._live.arrival_s[request]))
+        self.groups[group].add(request)
+
+    def wait_until(self, time_s: float) -> None:
+        """Let time pass to *time_s* without a step, but for experts that move meanwhile."""
+        ready_s = self.replacing.ready_s if self.replacing is not None else np.inf
+        if ready_s < time_s:
+            self._clock.wait_until(ready_s)
+            self.between_steps()
+        self._clock.wait_until(time_s)
+
+    def between_steps(self) -> None:
+        """Let experts move, if any do."""
+        if self.replacing is not None:
+            placement = self.replacing.between_steps(self._clock)
+            if placement is not None:
+                self.costs.place(placement)
+
+    def step(self) -> np.ndarray:
+        """Run one forward pass; return the requests that are done.
+
+        Raises ``RuntimeError`` if the scheduler runs nothing although requests wait.
+        """
+        planned = [self._scenario.scheduler.plan(group) for group in self.groups]
+        if not sum(len(requests) for requests, _ in planned):
+            raise RuntimeError("the scheduler runs nothing although requests wait")
+        batch = self._batch(planned)
+        self.peak = np.maximum(self.peak, [g.pool.capacity - g.pool.free for g in self.groups])
+        facts = {"start_s": self.now, "end_s": self.now, "prefill_tokens": batch.n_prefill_tokens,
+                 "decode_tokens": len(batch.decode), "decode_rows": len(np.unique(batch.decode_rows)),
+                 "running": sum(len(g.running) for g in self.groups),
+                 "waiting": sum(g.n_waiting for g in self.groups),
+                 "kv_tokens": sum(int(self._live.computed[g.running].sum()) for g in self.groups)}
+        costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
+        starts = self._clock.run(costs)
+        facts |= {"end_s": self.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
+        self.record.add(facts, costs, starts)
+        if self.replacing is not None:
+            self.replacing.saw(batch)
+        return self._finish(planned)
+
+    def _batch(self, planned: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
+        """Return the tokens of the step; who is scheduled for the first time is noted."""
+        live, rows = self._live, self._inputs.rows
+        requests = np.concatenate([r for r, _ in planned])
+        tokens = np.concatenate([t for _, t in planned])
+        group = np.repeat(np.arange(len(planned)), [len(r) for r, _ in planned])
+        live.scheduled_s[requests[np.isnan(live.scheduled_s[requests])]] = self.now
+        past = live.computed[requests]
+        decodes = (tokens == 1) & (live.produced[requests] > 0)
+        sampled = live.left(requests) == tokens
+        p, d = np.flatnonzero(~decodes), np.flatnonzero(decodes)
+        prompts, decoding = requests[p], requests[d]
+        return Batch(prompts, tokens[p], past[p], sampled[p], group[p],
+                     rows.span(prompts, live.prompt[prompts], past[p], tokens[p]), decoding, past[d] + 1, group[d],
+                     rows.decode(decoding, past[d] - live.prompt[decoding]))
+
+    def _finish(self, planned: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Note what the step has produced."""
+        live, all_done = self._live, []
+        for group, (requests, tokens) in zip(self.groups, planned, strict=True):
+            if len(requests):
+                stepped, done = group.ran(requests, tokens)
+                first = stepped[live.produced[stepped] == 1]
+                live.first_token_s[first] = self.now
+                all_done.append(done)
+        done = np.concatenate(all_done)
+        live.finish_s[done] = self.now
+        return done
+
+
+def _clock(scenario: Scenario, network: Network) -> StepClock | EventClock:
+    """Return the clock that *scenario* asks for; links are only watched where collectives can meet on them."""
+    n, tp, online = scenario.hardware.n_devices, scenario.parallelism.tp, scenario.online
+    if scenario.detail == "steps":
+        return StepClock(n, tp)
+    shared = (scenario.overlap != "none" or scenario.background is not None
+              or online is not None and not online.blocking)
+    return EventClock(n, tp, network if shared else None, background(scenario, network))
