@@ -35,7 +35,7 @@ SCENARIO = {
               "scaled": True},
     "requests": {"kind": "closed_loop", "concurrency": BATCH, "count": BATCH, "prompt_tokens": 1, "output_tokens": 512},
     "placement": {"solver": "linear"},
-    "scheduler": {"name": "continuous", "max_batch": BATCH},
+    "scheduler": {"name": "prefill_first", "max_batch": BATCH},
     "span_steps": 0,
 }
 

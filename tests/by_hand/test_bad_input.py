@@ -38,7 +38,7 @@ MISTAKES = {
         ["{file}:{line}: placement.solver: unknown solver 'lptt'; did you mean 'lpt'?"]),
     "unknown parameter of a part": (
         "max_tokens: 64", "max_token: 64",
-        ["{file}:{line}: scheduler: continuous has no parameter 'max_token'; did you mean 'max_tokens'?"]),
+        ["{file}:{line}: scheduler: prefill_first has no parameter 'max_token'; did you mean 'max_tokens'?"]),
     "text for a number": (
         "devices_per_node: 2", "devices_per_node: two",
         ["{file}:{line}: hardware.devices_per_node: Input should be a valid integer, got 'two'"]),

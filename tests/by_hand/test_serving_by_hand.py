@@ -45,7 +45,7 @@ hardware:
 trace: {{path: trace.parquet}}
 requests: {{kind: replay, path: requests.csv}}
 placement: {{path: placement.json}}
-scheduler: {{name: continuous}}
+scheduler: {{name: prefill_first}}
 kernels: roofline
 memory_fraction: 0.5
 span_steps: -1
@@ -220,7 +220,7 @@ def test_groups_share_what_comes_in_one_step() -> None:
     view = QueueView(waiting=np.arange(1, 9), admitted=np.empty(0, int), running=np.array([0]),
                      prompt_tokens=np.full(9, 2), kv_tokens=np.full(9, 4), requests=np.array([1, 0]),
                      pool=np.arange(2), free_tokens=np.array([96, 100]))
-    scheduler = make("scheduler", {"name": "continuous", "max_batch": 4})
+    scheduler = make("scheduler", {"name": "prefill_first", "max_batch": 4})
     assert scheduler.plan(view, make("request_router", "fewest_requests")).admit == {1: 1, 2: 0, 3: 1}
     assert scheduler.plan(view, make("request_router", "least_loaded")).admit == {1: 1, 2: 0, 3: 1}
 

@@ -39,7 +39,7 @@ hardware:
 trace: {path: trace.parquet, join: paired, profile_fraction: 0.5}
 requests: {kind: closed_loop, concurrency: 2, count: 2}
 placement: {solver: linear}
-scheduler: {name: continuous}
+scheduler: {name: prefill_first}
 kernels: roofline
 span_steps: -1
 """

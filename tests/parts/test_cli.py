@@ -92,7 +92,7 @@ def test_the_processes_streams_and_status(tiny: str, tmp_path: Path) -> None:
     json.loads(good.stdout)
     bad = process("run", tiny, "--set", "scheduler.max_batc=2")
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr.endswith("scheduler: continuous has no parameter 'max_batc'; did you mean 'max_batch'?\n")
+    assert bad.stderr.endswith("scheduler: prefill_first has no parameter 'max_batc'; did you mean 'max_batch'?\n")
     usage = process("run")
     assert (usage.returncode, usage.stdout) == (2, "") and "Missing argument" in usage.stderr
     version = process("--version")
@@ -193,7 +193,7 @@ def test_list() -> None:
     rows = [line.split(maxsplit=2) for line in everything.stdout.splitlines()[1:]]
     assert all(len(row) == 3 for row in rows), [row for row in rows if len(row) < 3]
     found = {(kind, name) for kind, name, _ in rows}
-    assert found >= {("solver", "lpt"), ("scheduler", "continuous"), ("model", "mixtral-8x7b"), ("format", "npz"),
+    assert found >= {("solver", "lpt"), ("scheduler", "prefill_first"), ("model", "mixtral-8x7b"), ("format", "npz"),
                      ("machine", "h200-2x8"), ("metric", "tpot_p50_s"), ("plot", "pareto")}
     solvers = call("list", "solver").stdout.splitlines()[1:]
     assert [line.split()[1] for line in solvers] == list(moesim.registry.names("solver"))

@@ -136,12 +136,12 @@ def test_text_that_is_no_mapping() -> None:
 
 def test_overrides_of_parts() -> None:
     """By name; its parameters after that; parameters of a part that the file has given by name alone."""
-    scheduler = registry.make("scheduler", {"name": "continuous", "max_batch": 3, "max_tokens": 64})
+    scheduler = registry.make("scheduler", {"name": "prefill_first", "max_batch": 3, "max_tokens": 64})
     assert moesim.load(TINY, ("scheduler.max_batch=3",)).scheduler == scheduler
     assert moesim.load(TINY, ("placement.solver=joint", "placement.solver.balance=0.5")).placement.solver == (
         registry.make("solver", {"name": "joint", "balance": 0.5}))
-    default = registry.make("scheduler", "continuous")
-    assert moesim.load(TINY, ("scheduler=continuous",)).scheduler == default != scheduler
+    default = registry.make("scheduler", "prefill_first")
+    assert moesim.load(TINY, ("scheduler=prefill_first",)).scheduler == default != scheduler
 
 
 def test_overrides_inside_a_named_file(folder: Path) -> None:
@@ -201,7 +201,7 @@ SCALE_OUT = "hardware.scale_out={efficiency: 0.9, startup: 1 us, ramp: 0 s}"
     (("hardware.nodes=2", SCALE_OUT), "2 nodes need a fabric and scale_out to join them"),
     (("hardware.nodes=3", FABRIC, SCALE_OUT), "the fabric has 4 hosts for 6 devices (one network port each)"),
     (("hardware.device.processor.peak={fp8: 1 TFLOP/s}",), "peak must give bf16 or fp16"),
-    (("scheduler=null",), "scheduler: None is not a scheduler; write its name, one of: continuous"),
+    (("scheduler=null",), "scheduler: None is not a scheduler; write its name, one of: prefill_first"),
 ])
 def test_what_does_not_go_together(overrides: tuple[str, ...], message: str) -> None:
     assert any(message in line for line in problems(lambda: moesim.load(TINY, overrides)))

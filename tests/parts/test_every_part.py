@@ -56,5 +56,5 @@ def test_is_a_frozen_record_of_its_parameters(kind: str, name: str) -> None:
 def test_unknown_names_are_answered_with_the_nearest() -> None:
     with pytest.raises(registry.UnknownPart, match="unknown solver 'linaer'; did you mean 'linear'?"):
         registry.make("solver", "linaer")
-    with pytest.raises(registry.UnknownPart, match="a scheduler needs a name, one of: continuous"):
+    with pytest.raises(registry.UnknownPart, match="a scheduler needs a name, one of: decode_first"):
         registry.make("scheduler", {"max_batch": 3})
