@@ -35,6 +35,7 @@ KINDS = {
     "format": ("moesim.formats", "read"),
     "bench": ("moesim.measure.blocks", "points"),
     "placement_format": ("moesim.placement.formats", "write"),
+    "run_format": ("moesim.runs.formats", "read"),
 }
 
 

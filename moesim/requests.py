@@ -2,11 +2,13 @@
 
 A request table is a DataFrame with one row per request: ``request`` (0..n-1, in order of arrival),
 ``arrival_s``, ``prompt_tokens``, ``output_tokens`` and, where known, ``domain``. Closed-loop requests
-arrive when an earlier one finishes; their ``arrival_s`` is NaN until the run sets it.
+arrive when an earlier one finishes; their ``arrival_s`` is NaN until the run sets it. Replayed ones may have a
+``priority`` (the smaller is served first) and their tokens: ``prompt_ids``, ``output_ids`` (int64 arrays).
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +23,11 @@ _LARGEST = 2.0**31  # tokens of a request and seconds of arrival: 68 years, int3
 _MOST = 10_000_000  # requests of a run: more do not fit into memory
 _LATE = 1e6  # seconds: nobody waits eleven days for the first request, but time stamps of a clock look like this
 COLUMNS = ("request", "arrival_s", "prompt_tokens", "output_tokens")
+_IDS = {"prompt_ids": "prompt_tokens", "output_ids": "output_tokens"}
+_LARGEST_PRIORITY = 2.0**53  # whole numbers that a float tells apart
+# What LLMServingSim's workload files call the columns.
+_JSON_NAMES = {"input_toks": "prompt_tokens", "output_toks": "output_tokens", "input_tok_ids": "prompt_ids",
+               "output_tok_ids": "output_ids"}
 
 
 class Uniform(Spec):
@@ -70,7 +77,11 @@ class ClosedLoop(Spec):
 
 
 class Replay(Spec):
-    """Requests read from a CSV or Parquet file with the columns of a request table."""
+    """Requests read from a CSV, Parquet or JSON-lines file with the columns of a request table.
+
+    JSON lines may use the names of LLMServingSim's workloads: input_toks, output_toks, arrival_time_ns, input_tok_ids,
+    output_tok_ids.
+    """
 
     kind: Literal["replay"]
     path: DataPath
@@ -103,11 +114,7 @@ def table(spec: Poisson | ClosedLoop | Replay, seed: int) -> pd.DataFrame:
 
 
 def _replay(spec: Replay) -> pd.DataFrame:
-    try:
-        requests = pd.read_parquet(spec.path) if spec.path.suffix == ".parquet" else pd.read_csv(spec.path)
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's own complaints are ValueErrors
-        raise ValueError(f"{spec.path}: not a readable CSV or Parquet file ({str(error).splitlines()[0]}); "
-                         f"write a table with {', '.join(COLUMNS)}") from None
+    requests = _read(spec.path)
     missing = [c for c in COLUMNS[1:] if c not in requests]
     if missing:
         raise ValueError(f"{spec.path}: no column {', '.join(missing)}; a request table has {', '.join(COLUMNS)}")
@@ -120,18 +127,67 @@ def _replay(spec: Replay) -> pd.DataFrame:
     if requests["arrival_s"].iloc[0] > _LATE:
         raise ValueError(f"{spec.path}: the first arrival_s is {requests['arrival_s'].iloc[0]:g}, but time begins with "
                          f"the run; subtract the first arrival from all")
-    keep = [*COLUMNS[1:], *(["domain"] if "domain" in requests else [])]
+    keep = [*COLUMNS[1:], *(name for name in ("domain", "priority", *_IDS) if name in requests)]
     requests = requests.astype({"arrival_s": float, "prompt_tokens": np.int64, "output_tokens": np.int64})
+    if "priority" in requests:
+        _check_column(spec.path, "priority", requests["priority"], -_LARGEST_PRIORITY, _LARGEST_PRIORITY)
+        requests["priority"] = requests["priority"].astype(np.int64)
+    for name, count in _IDS.items():
+        if name in requests:
+            requests[name] = _ids(spec.path, name, requests[name], requests[count])
     return requests[keep].reset_index(drop=True).rename_axis("request").reset_index()
 
 
-def _check_column(path: Path, column: str, values: pd.Series, least: int) -> None:
-    """Raise ``ValueError`` if *values* are not finite numbers from *least* up, or token counts are not whole."""
+def _read(path: Path) -> pd.DataFrame:
+    """Return the table in the file *path*. Raises ``ValueError``."""
+    if path.suffix == ".jsonl":
+        return _read_lines(path)
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's own complaints are ValueErrors
+        raise ValueError(f"{path}: not a readable CSV or Parquet file ({str(error).splitlines()[0]}); "
+                         f"write a table with {', '.join(COLUMNS)}") from None
+
+
+def _read_lines(path: Path) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: not JSON ({error}); write one request per line") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: not an object; write one request per line")
+        rows.append(row)
+    requests = pd.DataFrame(rows).rename(columns=_JSON_NAMES)
+    if "arrival_time_ns" in requests and "arrival_s" not in requests:
+        requests["arrival_s"] = pd.to_numeric(requests["arrival_time_ns"], errors="coerce") * 1e-9
+    return requests
+
+
+def _ids(path: Path, column: str, values: pd.Series, counts: pd.Series) -> list[np.ndarray]:
+    """Return *values* as arrays of int64. Raises ``ValueError`` if one is not a list of *counts* whole numbers."""
+    found = []
+    for row, (value, count) in enumerate(zip(values, counts, strict=True)):
+        ids = np.asarray(value)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise ValueError(f"{path}: row {row}: {column} is not a list of token numbers; write it to Parquet or JSON "
+                             f"lines")
+        if len(ids) != count:
+            raise ValueError(f"{path}: row {row}: {column} has {len(ids)} tokens, {_IDS[column]} is {count}; correct one "
+                             f"of them")
+        found.append(ids.astype(np.int64))
+    return found
+
+
+def _check_column(path: Path, column: str, values: pd.Series, least: float, below: float = _LARGEST) -> None:
+    """Raise ``ValueError`` if *values* are not numbers from *least* to *below*, or what is counted is not whole."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
-    bad = np.flatnonzero(~((numbers >= least) & (numbers < _LARGEST)))
+    bad = np.flatnonzero(~((numbers >= least) & (numbers < below)))
     if len(bad):
         raise ValueError(f"{path}: row {bad[0]}: {column} is {values.iloc[bad[0]]}; it must be at least {least}"
-                         f"{'' if not numbers[bad[0]] >= _LARGEST else f' and below {_LARGEST:g}'}")
+                         f"{'' if not numbers[bad[0]] >= below else f' and below {below:g}'}")
     broken = np.flatnonzero(numbers % 1) if column != "arrival_s" else bad
     if len(broken):
-        raise ValueError(f"{path}: row {broken[0]}: {column} is {values.iloc[broken[0]]}; tokens are whole numbers")
+        what = "priorities" if column == "priority" else "tokens"
+        raise ValueError(f"{path}: row {broken[0]}: {column} is {values.iloc[broken[0]]}; {what} are whole numbers")
