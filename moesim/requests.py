@@ -174,8 +174,8 @@ def _ids(path: Path, column: str, values: pd.Series, counts: pd.Series) -> list[
             raise ValueError(f"{path}: row {row}: {column} is not a list of token numbers; write it to Parquet or JSON "
                              f"lines")
         if len(ids) != count:
-            raise ValueError(f"{path}: row {row}: {column} has {len(ids)} tokens, {_IDS[column]} is {count}; correct one "
-                             f"of them")
+            raise ValueError(f"{path}: row {row}: {column} has {len(ids)} tokens, {_IDS[column]} is {count}; correct "
+                             f"one of them")
         found.append(ids.astype(np.int64))
     return found
 

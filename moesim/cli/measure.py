@@ -47,7 +47,8 @@ def measure(device: Device = "cpu",
     _report(library, target, journal, folder)
 
 
-def validate(device: str, out: Path | None, budget: str, model: str | None, dtype: str, threads: int, seed: int) -> None:
+def validate(device: str, out: Path | None, budget: str, model: str | None, dtype: str, threads: int,
+             seed: int) -> None:
     """Measure operators here, fit them, predict steps of layer stacks that no fit has seen, and measure those."""
     from moesim import kernels
     from moesim import measure as library

@@ -17,9 +17,9 @@ _OF_STEPS = ("device", "budget", "model", "dtype", "threads", "seed")
 
 
 def validate(context: typer.Context,
-             run: Annotated[Path | None, typer.Argument(help="Measured run: a vllm folder of LLMServingSim's bench, or a "
-                                                             "CSV or Parquet table of requests. (default: none; steps are "
-                                                             "measured here)")] = None,
+             run: Annotated[Path | None, typer.Argument(help="Measured run: a vllm folder of LLMServingSim's bench, or "
+                                                             "a CSV or Parquet table of requests. (default: none; "
+                                                             "steps are measured here)")] = None,
              scenario: Annotated[Path | None, typer.Option(help="Scenario that serves the requests of RUN.")] = None,
              overrides: Overrides = None,
              out: Annotated[Path | None, typer.Option(help="Folder: of the report with RUN, else of the measurements. "
@@ -39,8 +39,8 @@ def validate(context: typer.Context,
     if run is None:
         wrong = [name for name in given if name not in _OF_STEPS]
         if wrong:
-            raise ValueError(f"--{wrong[0].replace('overrides', 'set')} is for comparing with a measured run; give RUN too: "
-                             "moesim validate RUN --scenario FILE")
+            raise ValueError(f"--{wrong[0].replace('overrides', 'set')} is for comparing with a measured run; give RUN "
+                             "too: moesim validate RUN --scenario FILE")
         measure.validate(device, out, budget, model, dtype, threads, seed)
         return
     wrong = [name for name in given if name in _OF_STEPS]

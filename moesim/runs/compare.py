@@ -26,7 +26,7 @@ class Comparison:
     """What came out; times in seconds, errors in percent of what was measured.
 
     ``errors``: metric, statistic, measured, simulated, error_percent. ``ranks``: metric, requests, spearman, kendall,
-    median_error_percent (of the absolute error per request). ``timeline_errors``: quantity, measured_mean,
+    median_error_percent (absolute, per request). ``timeline_errors``: quantity, measured_mean,
     simulated_mean, median_error (absolute, over the ticks in which one of the two is not 0), median_error_percent (of the
     measured mean).
     ``requests``: request, ``<metric>_measured_s``, ``<metric>_simulated_s``. ``timeline``: both, told apart by source.
@@ -74,8 +74,8 @@ def compare(measured: Run, simulated: Run) -> Comparison:
         f"{name}_{source}_s": table[name].to_numpy()
         for name in real for source, table in (("measured", real), ("simulated", guess))})
     timelines = _timelines(measured, simulated)
-    return Comparison(pd.DataFrame(rows), pd.DataFrame([_ranks(n, real[n].to_numpy(), guess[n].to_numpy()) for n in real]),
-                      _timeline_errors(timelines), requests, timelines)
+    ranks = pd.DataFrame([_ranks(name, real[name].to_numpy(), guess[name].to_numpy()) for name in real])
+    return Comparison(pd.DataFrame(rows), ranks, _timeline_errors(timelines), requests, timelines)
 
 
 def latencies(requests: pd.DataFrame, queued: bool) -> pd.DataFrame:
@@ -127,7 +127,7 @@ def _ranks(metric: str, measured: np.ndarray, simulated: np.ndarray) -> dict[str
 
 
 def _timelines(measured: Run, simulated: Run) -> pd.DataFrame:
-    """Return both timelines, on the ticks of the simulated one (those of the measured one and as many more as it needs)."""
+    """Return both timelines, on the ticks of the simulated one: the measured one's, and as many more as it takes."""
     assert measured.timeline is not None and simulated.timeline is not None, "both have one here"
     log = measured.timeline.set_index("time_s").reindex(simulated.timeline["time_s"])
     idle = log.index > measured.timeline["time_s"].max()

@@ -1,4 +1,4 @@
-"""The requests of a measured run, to be simulated: its arrivals and lengths, with the tokens of the file that was sent."""
+"""The requests of a measured run, to be simulated: its arrivals and lengths, the tokens of the file that was sent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _FROM_FILE = ("prompt_ids", "output_ids", "priority", "domain")
 def requests_of(run: Run, scenario: Scenario) -> pd.DataFrame:
     """Return the request table of *run*: what its client sent, when it sent it.
 
-    Tokens (and priorities, domains) are those of the file that *scenario* replays, or of the workload that the run names,
-    request by request in order. Raises ``ValueError`` if that file holds other requests.
+    Tokens (and priorities, domains) are those of the file that *scenario* replays, or of the workload that the run
+    names, request by request in order. Raises ``ValueError`` if that file holds other requests.
     """
     table = run.requests[["request", "arrival_s", "prompt_tokens", "output_tokens"]].copy()
     if isinstance(scenario.requests, Replay):

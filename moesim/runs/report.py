@@ -20,10 +20,10 @@ from moesim.runs.validating import Validation
 FILES = {"report.md", "report.html", "figures", "errors.csv", "ranks.csv", "timeline_errors.csv", "requests.parquet",
          "timeline.parquet", "replay.parquet", "scenario.yaml"}
 READING = (
-    "TTFT: first token, E2E: last token, both from the moment at which the engine takes a request into its queue (from the "
-    "client's sending where a run does not have it); *from arrival* adds the wait for the step in progress. TPOT: first to "
-    "last token over the tokens after the first. Errors: simulated over measured, less one. Spearman and Kendall: whether "
-    "the same requests are slow.")
+    "TTFT: first token, E2E: last token, both from the moment at which the engine takes a request into its queue (from "
+    "the client's sending where a run does not have it); *from arrival* adds the wait for the step in progress. TPOT: "
+    "first to last token over the tokens after the first. Errors: simulated over measured, less one. Spearman and "
+    "Kendall: whether the same requests are slow.")
 _QUANTITIES = {"output_tok_per_s": "output tokens/s", "prompt_tok_per_s": "prompt tokens/s", "running": "running",
                "waiting": "waiting", "kv_used": "KV in use (share)"}
 
@@ -75,7 +75,8 @@ def draw(found: Validation, folder: Path) -> dict[str, str]:
     figure, axes = plots.figure(rows=len(shown), size=(7.2, 2.6 * len(shown)))
     for ax, quantity in zip(axes[:, 0], shown, strict=True):
         plots.draw("run_timeline", comparison.timeline, ax=ax, quantity=quantity)
-    drawn[plots.save(figure, folder / "timeline.png").name] = "The engine over time; prompts count at their first token."
+    timeline = plots.save(figure, folder / "timeline.png")
+    drawn[timeline.name] = "The engine over time; a prompt counts as its first token comes."
     return drawn
 
 

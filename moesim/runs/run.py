@@ -20,10 +20,10 @@ class Run:
     """What happened to every request, and how the engine was doing meanwhile. All times in seconds.
 
     ``requests``: request (0.. in order of arrival), arrival_s (the client sent it), first_token_s, last_token_s,
-    prompt_tokens, output_tokens; where known queued_s (it is in the engine's queue), scheduled_s (first time in a step),
-    token_s (float64 [output tokens], when each came; None: not known).
-    ``timeline``: time_s (end of a tick), prompt_tok_per_s (prompts count whole, at their first token), output_tok_per_s,
-    running, waiting, and kv_used (share of the KV memory) where known. None: nobody recorded it.
+    prompt_tokens, output_tokens; where known queued_s (it is in the engine's queue), scheduled_s (first time in a
+    step), token_s (float64 [output tokens], when each came; None: not known).
+    ``timeline``: time_s (end of a tick), prompt_tok_per_s (prompts count whole, at their first token),
+    output_tok_per_s, running, waiting, and kv_used (share of the KV memory) where known. None: nobody recorded it.
     ``meta``: path, model, clock (how times were joined), engine (its options), workload (file of the prompts, or None).
     """
 

@@ -43,7 +43,8 @@ def validate(run: Run, scenario: Scenario) -> Validation:
     measured = run if run.timeline is not None else replace(run, timeline=of_requests(run))
     guess = simulated(result, scenario, _ticks(measured, float(result.requests["finish_s"].max())))
     if "token_s" in run.requests:
-        guess = replace(guess, requests=guess.requests.assign(token_s=pd.Series(token_s(result, scenario), dtype=object)))
+        tokens = pd.Series(token_s(result, scenario), dtype=object)
+        guess = replace(guess, requests=guess.requests.assign(token_s=tokens))
     notes = [*_notes(run, scenario), *_left_out(guess), *result.meta["warnings"]]
     return Validation(run, scenario, requests, result, compare(measured, guess), notes)
 
@@ -64,8 +65,8 @@ def _left_out(guess: Run) -> list[str]:
     if refused:
         notes.append(f"{refused} requests were refused in the simulation; they are left out of both sides")
     if "token_s" in guess.requests and (unknown := int(guess.requests["token_s"].isna().sum()) - refused):
-        notes.append(f"inter-token latencies are simulated without {unknown} requests that were preempted or left out of "
-                     f"a step")
+        notes.append(f"inter-token latencies are simulated without {unknown} requests that were preempted or left out "
+                     f"of a step")
     return notes
 
 

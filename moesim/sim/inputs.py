@@ -102,7 +102,8 @@ class Inputs:
 def prepare(scenario: Scenario, requests: pd.DataFrame | None = None) -> Inputs:
     """Return the inputs of *scenario*: read the trace, split it, place the experts, join requests with routing.
 
-    *requests*: a request table in place of the scenario's. Raises ``ConfigError`` (with file:line where known) if the trace does not fit the model or the requests.
+    *requests*: a request table in place of the scenario's. Raises ``ConfigError`` (with file:line where known) if the
+    trace does not fit the model or the requests.
     """
     requests = _requests(scenario, requests)
     if scenario.trace is None:

@@ -110,3 +110,40 @@ def test_a_file_that_is_no_table(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         with pytest.raises(ValueError, match=f"{name}: not a readable CSV or Parquet file .*; write a table with"):
             replayed(tmp_path / name)
+
+
+def test_tokens_and_priorities_are_kept(tmp_path: Path) -> None:
+    ids = [[5, 6, 7], [5], [5, 6]]
+    wanted = GOOD.assign(priority=[1, -2, 0], prompt_ids=ids, output_ids=[[1], [1, 2], list(range(9))])
+    wanted.to_parquet(tmp_path / "requests.parquet")
+    found = replayed(tmp_path / "requests.parquet")
+    assert list(found.columns) == ["request", "arrival_s", "prompt_tokens", "output_tokens", "priority", "prompt_ids",
+                                   "output_ids"]
+    assert found["priority"].tolist() == [1, -2, 0]
+    assert [list(row) for row in found["prompt_ids"]] == ids and found["prompt_ids"].iloc[0].dtype == np.int64
+    names = {"prompt_tokens": "input_toks", "output_tokens": "output_toks", "prompt_ids": "input_tok_ids",
+             "output_ids": "output_tok_ids", "arrival_s": "arrival_time_ns"}
+    lines = wanted.assign(arrival_s=[0, 500_000_000, 500_000_000]).rename(columns=names)
+    lines.to_json(tmp_path / "requests.jsonl", orient="records", lines=True)
+    pd.testing.assert_frame_equal(replayed(tmp_path / "requests.jsonl"), found)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"priority": [0, 0.5, 1]}, "row 1: priority is 0.5; priorities are whole numbers"),
+    ({"prompt_ids": [[1, 2, 3], [1, 2], [1, 2]]}, "row 1: prompt_ids has 2 tokens, prompt_tokens is 1; correct one of"),
+    ({"output_ids": [[1], [1, 2], "1 2 3"]}, "row 2: output_ids is not a list of token numbers; write it to Parquet or"),
+    ({"output_ids": [[1.5], [1, 2], [1] * 9]}, "row 0: output_ids is not a list of token numbers"),
+])
+def test_impossible_tokens_are_refused(tmp_path: Path, change: dict[str, list[object]], message: str) -> None:
+    GOOD.assign(**change).to_json(tmp_path / "requests.jsonl", orient="records", lines=True)
+    with pytest.raises(ValueError) as caught:
+        replayed(tmp_path / "requests.jsonl")
+    assert str(caught.value).startswith(f"{tmp_path / 'requests.jsonl'}: {message}")
+
+
+def test_lines_that_are_no_requests(tmp_path: Path) -> None:
+    for text, message in (("{}\n[]\n", ":2: not an object; write one request per line"),
+                          ("{}\nx\n", ":2: not JSON"), ("", ": no column arrival_s, prompt_tokens, output_tokens")):
+        (tmp_path / "requests.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=f"requests.jsonl{message}"):
+            replayed(tmp_path / "requests.jsonl")

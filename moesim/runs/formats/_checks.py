@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-# Seconds: no serving run lasts 28 hours. Times further apart are of clocks with different origins (one counts from 1970,
-# one from the start of the machine).
+# Seconds: no serving run lasts 28 hours. Times further apart are of clocks with different origins (one counts from
+# 1970, one from the start of the machine).
 LONGEST_S = 1e5
 
 
@@ -28,11 +28,11 @@ class File:
 
     def need(self, columns: Sequence[str]) -> None:
         """Raise ``ValueError`` if the table has no rows or lacks one of *columns*."""
+        if self.table.empty:
+            raise ValueError(f"{self.path}: holds no row; give at least one")
         missing = [name for name in columns if name not in self.table]
         if missing:
             raise ValueError(f"{self.path}: no column {', '.join(missing)}; a run has {', '.join(columns)}")
-        if self.table.empty:
-            raise ValueError(f"{self.path}: holds no row; give at least one")
 
     def numbers(self, column: str, remedy: str) -> np.ndarray:
         """Return *column* as finite float64. Raises ``ValueError`` with *remedy* for anything else."""
@@ -48,7 +48,8 @@ class File:
         values = self.numbers(column, "give the number of tokens")
         bad = np.flatnonzero((values < 1) | (values % 1 != 0))
         if len(bad):
-            raise ValueError(f"{self.place(bad[0])}: {column} is {values[bad[0]]:g}; it must be a whole number from 1 up")
+            raise ValueError(f"{self.place(bad[0])}: {column} is {values[bad[0]]:g}; it must be a whole number from 1 "
+                             f"up")
         return values.astype(np.int64)
 
     def times(self, columns: Sequence[str]) -> dict[str, np.ndarray]:
@@ -73,16 +74,16 @@ class File:
         bad = np.flatnonzero(after[1] < before[1])
         if len(bad):
             row = bad[0]
-            raise ValueError(f"{self.place(row)}: {after[0]} is {before[1][row] - after[1][row]:.6f} s before {before[0]}: "
-                             f"time goes backwards; correct the row, or write both from one clock")
+            raise ValueError(f"{self.place(row)}: {after[0]} is {before[1][row] - after[1][row]:.6f} s before "
+                             f"{before[0]}: time goes backwards; correct the row, or write both from one clock")
 
     def sorted(self, column: str, values: np.ndarray) -> None:
         """Raise ``ValueError`` if *values* of *column* do not increase from row to row."""
         bad = np.flatnonzero(np.diff(values) < 0)
         if len(bad):
             row = bad[0] + 1
-            raise ValueError(f"{self.place(row)}: {column} is {values[row - 1] - values[row]:.6f} s before that of the row "
-                             f"above; sort the rows by {column}")
+            raise ValueError(f"{self.place(row)}: {column} is {values[row - 1] - values[row]:.6f} s before that of the "
+                             f"row above; sort the rows by {column}")
 
 
 def one_clock(a: np.ndarray, b: np.ndarray) -> bool:

@@ -45,15 +45,15 @@ class MoesimCsv:
         file.need(_NEED)
         twice = np.flatnonzero(file.table["request"].duplicated())
         if len(twice):
-            raise ValueError(f"{file.place(twice[0])}: request {file.table['request'].iloc[twice[0]]} is there twice; write "
-                             f"one row per request")
+            raise ValueError(f"{file.place(twice[0])}: request {file.table['request'].iloc[twice[0]]} is there twice; "
+                             f"write one row per request")
         times = file.times([name for name in _EVENTS if name in file.table])
         arrival = times["arrival_s"]
         file.sorted("arrival_s", arrival)
         for name, values in times.items():
             if not one_clock(arrival, values):
-                raise ValueError(f"{file.place(0)}: arrival_s is {arrival[0]:.3f} and {name} {values[0]:.3f}: of different "
-                                 f"clocks (one counts from 1970?); write all times from one")
+                raise ValueError(f"{file.place(0)}: arrival_s is {arrival[0]:.3f} and {name} {values[0]:.3f}: of "
+                                 f"different clocks (one counts from 1970?); write all times from one")
         requests = pd.DataFrame({
             "request": np.arange(len(arrival)), **{name: values - arrival[0] for name, values in times.items()},
             "prompt_tokens": file.counts("prompt_tokens"), "output_tokens": file.counts("output_tokens")})
@@ -67,8 +67,8 @@ def _file(path: Path) -> File:
         parquet = path.suffix == ".parquet"
         return File(path, pd.read_parquet(path) if parquet else pd.read_csv(path), None if parquet else 2)
     except (ValueError, OSError) as error:  # pandas' and pyarrow's own complaints are ValueErrors
-        raise ValueError(f"{path}: not a readable CSV or Parquet file ({str(error).splitlines()[0]}); write a table with "
-                         f"{', '.join(_NEED)}") from None
+        raise ValueError(f"{path}: not a readable CSV or Parquet file ({str(error).splitlines()[0]}); write a table "
+                         f"with {', '.join(_NEED)}") from None
 
 
 def _tokens(file: File, requests: pd.DataFrame, origin: float) -> list[np.ndarray]:
@@ -78,12 +78,14 @@ def _tokens(file: File, requests: pd.DataFrame, origin: float) -> list[np.ndarra
             file.table["token_s"], requests["first_token_s"], requests["last_token_s"], requests["output_tokens"],
             strict=True)):
         if isinstance(given, str) or np.ndim(given) != 1:
-            raise ValueError(f"{file.place(row)}: token_s is {given!r}, not a list of times; write it to Parquet, or leave "
-                             f"it out")
+            raise ValueError(f"{file.place(row)}: token_s is {given!r}, not a list of times; write it to Parquet, or "
+                             f"leave it out")
         times = np.asarray(given, float) - origin
         if len(times) != count:
-            raise ValueError(f"{file.place(row)}: token_s has {len(times)} times for {count} output tokens; give one each")
+            raise ValueError(f"{file.place(row)}: token_s has {len(times)} times for {count} output tokens; give one "
+                             f"each")
         if not (np.diff(times) >= 0).all() or abs(times[0] - first) > _SAME_S or abs(times[-1] - last) > _SAME_S:
-            raise ValueError(f"{file.place(row)}: token_s does not increase from first_token_s to last_token_s; correct it")
+            raise ValueError(f"{file.place(row)}: token_s does not increase from first_token_s to last_token_s; "
+                             f"correct it")
         found.append(times)
     return found

@@ -96,7 +96,7 @@ def _meta(path: Path) -> dict[str, Any]:
 
 
 def _timeline(path: Path, meta: dict[str, Any], first_arrival: float) -> pd.DataFrame | None:
-    """Return what the engine logged; its ``t`` counts from ``started_at`` of *meta* (the first arrival if not there)."""
+    """Return what the engine logged; ``t`` counts from ``started_at`` of *meta* (if not there, the first arrival)."""
     if not path.is_file():
         return None
     file = File(path, pd.read_csv(path), 2)
