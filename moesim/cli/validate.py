@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click.core import ParameterSource
 
 from moesim.cli import measure
 from moesim.cli.output import message, print_pairs, print_rows, waiting
@@ -34,8 +33,7 @@ def validate(context: typer.Context,
     Without: measure operators here, fit them, predict steps of layer stacks that no fit has seen, and measure those.
     --device, --budget, --model, --dtype, --threads and --seed are for this.
     """
-    given = [name for name in ("scenario", "overrides", *_OF_STEPS)
-             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = [name for name in ("scenario", "overrides", *_OF_STEPS) if _is_given(context, name)]
     if run is None:
         wrong = [name for name in given if name not in _OF_STEPS]
         if wrong:
@@ -50,6 +48,12 @@ def validate(context: typer.Context,
     if scenario is None:
         raise ValueError(f"{run}: needs a scenario that serves its requests; add --scenario FILE")
     _with_run(run, scenario, overrides or [], out)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Say whether the command line has the option *name*."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _with_run(path: Path, scenario: Path, overrides: list[str], out: Path | None) -> None:
