@@ -31,10 +31,10 @@ def run_timeline(table: pd.DataFrame, ax: Axes | None = None, *, quantity: str =
 
 
 def _typical(measured: pd.DataFrame, simulated: pd.DataFrame, quantity: str, divisor: float) -> str:
-    """Return in words how far apart the two are in half of the ticks that both have and one is not 0 in."""
+    """Return in words how far apart the two are, in the ticks in which one is not 0."""
     both = pd.concat([rows.set_index("time_s")[quantity] for rows in (measured, simulated)], axis=1, join="inner")
     busy = both.to_numpy(float)[(both != 0).any(axis=1)] / divisor
     if not len(busy):
         return "never above 0"
     error, mean = (f"{x:,.0f}" if x >= 100 else f"{x:.2g}" for x in (np.median(np.abs(np.diff(busy))), busy[:, 0].mean()))
-    return f"half of the time at most {error} off, at a mean of {mean}"
+    return f"median error {error}, mean {mean}"

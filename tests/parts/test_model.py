@@ -33,7 +33,8 @@ def test_file_loads_and_round_trips(name):
     spec = model(name)
     assert spec.name == name
     assert ModelSpec.model_validate(spec.dump()).dump() == spec.dump()
-    assert 0 < spec.active_parameters < spec.total_parameters
+    assert 0 < spec.active_parameters <= spec.total_parameters
+    assert (spec.active_parameters < spec.total_parameters) == (spec.moe is not None)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
