@@ -113,6 +113,37 @@ class KVMemory(Spec):
     prefix_cache: bool = False
 
 
+class EngineOptions(Spec):
+    """What the serving engine does around the devices' work. The defaults cost nothing.
+
+    ``asynchronous``: a step is scheduled as the one before it begins (vLLM's default from 0.14 on), so that a request
+    waits up to a step more. ``graphs``: the largest number of tokens for which a CUDA graph is captured; a step of up
+    to that many is filled up to a captured size, all groups of an island to the same, and groups without work run it
+    too. ``eager``: what a larger step takes more, ``step``: what every step takes more (scheduling, sampling, output).
+    """
+
+    asynchronous: bool = False
+    graphs: int = Field(default=0, ge=0)
+    eager: Seconds = 0.0
+    step: Seconds = 0.0
+
+    def padded(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the tokens that each group of an island runs to compute *tokens* [groups]: int64 [groups].
+
+        Captured sizes: 1, 2, 4, then in steps of 8, above 256 of 16 (vLLM 0.19, config/vllm.py).
+        """
+        largest = int(tokens.max(initial=0))
+        if self.graphs == 0 or largest > self.graphs:
+            return tokens if self.graphs == 0 else np.maximum(tokens, 1)
+        step = 8 if largest <= 256 else 16
+        size = 1 << (largest - 1).bit_length() if largest <= 4 else -(-largest // step) * step
+        return np.full_like(tokens, min(size, self.graphs))
+
+    def added_s(self, tokens: int) -> float:
+        """Return the seconds that the host adds to a step in which the fullest group has *tokens*."""
+        return self.step + (self.eager if tokens > self.graphs else 0.0)
+
+
 class Background(Spec):
     """Traffic of others on the same network: ``flows`` (a table as ``run_flows`` reads it), again in every ``period``.
 
@@ -150,6 +181,7 @@ class Scenario(Spec):
     all_to_all: Annotated[Any, Part("all_to_all")] = Field(default="flat", validate_default=True)
     kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(_of_device)] = Field(None, validate_default=True)
     kv: KVMemory = KVMemory()
+    engine: EngineOptions = EngineOptions()
     too_long: Literal["stop", "refuse"] = "stop"  # requests that fit into no group's memory, or not into the context
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
     detail: Literal["steps", "events"] = "steps"

@@ -40,8 +40,9 @@ class Requests:
         return self.prompt + self.output - 1
 
     def left(self, requests: np.ndarray) -> np.ndarray:
-        """Return the tokens that *requests* have to compute before each produces its next one."""
-        return self.prompt[requests] + self.produced[requests] - self.computed[requests]
+        """Return the tokens that *requests* have to compute before each produces its next one; 0 if all are produced."""
+        known = self.prompt[requests] + np.minimum(self.produced[requests], self.output[requests] - 1)
+        return known - self.computed[requests]
 
 
 class Group:
@@ -98,13 +99,6 @@ class Group:
         self.requests.preemptions[request] += 1
         self._wait(request)
 
-    def leave(self, finished: np.ndarray) -> None:
-        """Forget *finished* requests and free their memory."""
-        self.running = self.running[~np.isin(self.running, finished)]
-        for request in finished.tolist():
-            self.pool.release(request)
-        self.promised -= int(self.requests.stored[finished].sum())
-
     def room(self, requests: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Make room for the next *tokens* of each of *requests*, which run; return those that still do, and theirs.
 
@@ -127,20 +121,31 @@ class Group:
         table = np.array([entry[:2] for entry in left], np.int64).reshape(-1, 2)
         return table[:, 0], table[:, 1]
 
-    def ran(self, requests: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Note that *tokens* more of each of *requests* are computed; return who produced a token, and who is done.
-
-        Whoever is done leaves.
-        """
+    def advance(self, requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Note that a step computes *tokens* more of each of *requests*; return those of which it produces a token."""
         live = self.requests
         live.computed[requests] += tokens
         self.pool.filled(requests, live.computed[requests])
         stepped = requests[live.left(requests) == 0]
         live.produced[stepped] += 1
-        done = stepped[live.produced[stepped] == live.output[stepped]]
+        return stepped
+
+    def complete(self, stepped: np.ndarray) -> np.ndarray:
+        """Return which of *stepped*, whose tokens have come, are done; they leave."""
+        done = stepped[self.requests.produced[stepped] == self.requests.output[stepped]]
         if len(done):
-            self.leave(done)
-        return stepped, done
+            self._leave(done)
+        return done
+
+    def _leave(self, done: np.ndarray) -> None:
+        here = ~np.isin(self.running, done)
+        if len(self.running) - np.count_nonzero(here) < len(done):  # preempted while its last token was computed
+            self._waiting = [entry for entry in self._waiting if entry[1] not in done]
+            heapq.heapify(self._waiting)
+        self.running = self.running[here]
+        for request in done.tolist():
+            self.pool.release(request)
+        self.promised -= int(self.requests.stored[done].sum())
 
 
 def example(prompts: list[int], outputs: list[int], blocks: int, block: int = 16) -> Group:

@@ -92,6 +92,12 @@ class _Common:
         cost.note_traffic(phase, of_exchange(self.network, part, messages, self.token_bytes, reverse,
                                              (self.moe, collective.loads)))
 
+    def _host(self, cost: StepCost, batch: Batch) -> None:
+        """Put what the host adds into *cost*."""
+        added_s = self.scenario.engine.added_s(int(batch.tokens(self.scenario.n_groups).max()))
+        if added_s:
+            cost.put("host", -1, added_s)
+
     def _prompt_attention(self, batch: Batch) -> np.ndarray:
         """Return the seconds of attention of each prompt, for each window of the model: [windows, P]."""
         operators = self.operators
@@ -112,16 +118,17 @@ class DispatchCombine(_Common):
         cost = space.cost
         self._attention(cost, batch)
         if len(self.moe):
-            self._experts(space, np.concatenate([batch.prefill_rows, batch.decode_rows]), batch.home(self.tp))
+            self._experts(space, batch.rows, batch.home(self.tp))
         samples = np.bincount(batch.sampled_group, minlength=self.scenario.n_groups)
         cost.put("head", -1, np.repeat(self.operators.head(samples), self.tp))
+        self._host(cost, batch)
         return cost
 
     def _attention(self, cost: StepCost, batch: Batch) -> None:
         """Put attention and, in layers without experts, the feed-forward into *cost*; with tp > 1 their all-reduces."""
         n_groups = self.scenario.n_groups
         requests = np.bincount(batch.decode_group, minlength=n_groups)
-        tokens = requests + np.bincount(batch.prefill_group, batch.prefill_tokens, n_groups)
+        tokens = batch.tokens(n_groups)
         seconds = np.stack([
             np.bincount(batch.prefill_group, prompts, n_groups)
             + self.operators.decode_attention(requests, np.bincount(batch.decode_group, kv, n_groups))
@@ -187,6 +194,7 @@ class ContextCoherent(_Common):
         cost.note_load(tokens)
         self._combine(cost, batch, returns)
         self._close(cost, batch, present)
+        self._host(cost, batch)
         return cost
 
     def _count(self, where: np.ndarray, weight: np.ndarray) -> np.ndarray:

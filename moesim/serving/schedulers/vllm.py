@@ -5,7 +5,7 @@
 >>> scheduler = Vllm(max_batch=2, max_tokens=16)
 >>> for _ in range(4):           # two prompts in one step, the second cut to fit; then its rest beside a decode
 ...     requests, tokens = scheduler.plan(group)
-...     _ = group.ran(requests, tokens)
+...     _ = group.complete(group.advance(requests, tokens))
 ...     print(dict(zip(requests.tolist(), tokens.tolist())))
 {0: 5, 1: 11}
 {0: 1, 1: 15}
@@ -43,8 +43,8 @@ class Vllm:
         left = group.requests.left(running)
         before = np.cumsum(left) - left
         tokens = np.minimum(np.maximum(self.max_tokens - before, 0), left) if self.chunked else left
-        n = np.count_nonzero(tokens)
-        requests, tokens = group.room(running[:n], tokens[:n])
+        go = tokens > 0
+        requests, tokens = group.room(running, tokens) if go.all() else group.room(running[go], tokens[go])
         if group.n_waiting == 0 or len(group.running) < len(running):
             return requests, tokens
         new, first = self._admit(group, self.max_tokens - int(tokens.sum()))
