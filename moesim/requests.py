@@ -120,7 +120,7 @@ def _replay(spec: Replay) -> pd.DataFrame:
     if requests["arrival_s"].iloc[0] > _LATE:
         raise ValueError(f"{spec.path}: the first arrival_s is {requests['arrival_s'].iloc[0]:g}, but time begins with "
                          f"the run; subtract the first arrival from all")
-    keep = [*COLUMNS[1:], *(["domain"] if "domain" in requests else [])]
+    keep = [*COLUMNS[1:], *(c for c in ("domain", "priority", "prompt_ids", "output_ids") if c in requests)]
     requests = requests.astype({"arrival_s": float, "prompt_tokens": np.int64, "output_tokens": np.int64})
     return requests[keep].reset_index(drop=True).rename_axis("request").reset_index()
 

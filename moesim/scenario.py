@@ -53,12 +53,15 @@ class Parallelism(Spec):
     such islands.
     ``mode``: what expert parallelism means (docs/background/expert-parallelism.md). ``context``: what a device sends
     all others about the tokens it produced in a step of ``context_coherent`` (arXiv 2401.08383 leaves it open).
+    ``dispatch``: how tokens get to experts: to the devices of theirs alone, by the part ``all_to_all``, or all to all
+    devices, which sum what they made of them (vLLM's default, allgather_reducescatter).
     ``deduplicate``: a token goes once to each device that holds some of its experts, not once per expert.
     """
 
     tp: int = Field(default=1, ge=1)
     ep: int | None = Field(default=None, ge=1)
     mode: Literal["dispatch_combine", "context_coherent"] = "dispatch_combine"
+    dispatch: Literal["all_to_all", "all_gather"] = "all_to_all"
     context: Literal["kv", "hidden"] = "kv"
     deduplicate: bool = True
 
@@ -183,6 +186,7 @@ class Scenario(Spec):
     kv: KVMemory = KVMemory()
     engine: EngineOptions = EngineOptions()
     too_long: Literal["stop", "refuse"] = "stop"  # requests that fit into no group's memory, or not into the context
+    profile: Annotated[Any, Part("layer_profile", optional=True)] = None  # in place of kernels
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
     detail: Literal["steps", "events"] = "steps"
     overlap: Literal["none", "two_batch"] = "none"  # halves of a batch side by side: one computes, one communicates
@@ -301,6 +305,13 @@ def _exchange(scenario: Scenario) -> Iterable[Fact]:
 
 def _sharing(scenario: Scenario) -> Iterable[Fact]:
     online = scenario.online
+    if scenario.parallelism.dispatch == "all_gather":
+        for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
+                           ("parallelism.mode", scenario.parallelism.mode == "context_coherent")):
+            if used:
+                yield name, "does not go with parallelism.dispatch all_gather; use all_to_all"
+    if scenario.profile is not None and scenario.parallelism.mode == "context_coherent":
+        yield "profile", "does not go with parallelism.mode context_coherent, whose tokens move; use kernels"
     if scenario.detail == "steps":
         for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
                            ("placement.online.blocking", online is not None and not online.blocking)):

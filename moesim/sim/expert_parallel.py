@@ -10,7 +10,7 @@ Letters: L model layers, M of them with experts, D devices, G tensor-parallel gr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from moesim.sim import routing
 from moesim.sim.cost import INDEX, Batch, StepCost
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Operators
+from moesim.sim.profiled import Profiled
 from moesim.sim.traffic import of_exchange, of_gather, of_reduction
 
 
@@ -54,7 +55,7 @@ class _Common:
         self._spaces: list[_Space] = []
         self.model = inputs.scenario.model
         self.network = network
-        self.operators = Operators(inputs.scenario)
+        self.operators: Any = (Profiled if inputs.scenario.profile is not None else Operators)(inputs.scenario)
         if inputs.routing is not None:
             self.chosen = np.ascontiguousarray(inputs.trace.chosen)
             self.place(inputs.placement)
@@ -81,6 +82,19 @@ class _Common:
                 StepCost.empty(self.model.layers, self.n_devices), np.zeros((*shape, self.slots.n_slots), np.int32),
                 copies, returns, np.zeros((*shape, nodes), np.int32) if needed else None))
         return self._spaces[half].clear()
+
+    def _gather(self, cost: StepCost, at_home: np.ndarray) -> None:
+        """Put dispatch by all-gather into *cost*, and combine by reduce-scatter: all devices get all tokens [D].
+
+        Hidden states, weights and numbers of the chosen experts (4 bytes each; assumed) are gathered one after another.
+        """
+        small = at_home * (4.0 * self.model.top_k)
+        gathered = [self.network.all_gather(sent) for sent in (at_home * self.token_bytes, small, small)]
+        summed = self.network.reduce_scatter(np.array([at_home.sum() * self.token_bytes]), self.n_devices)
+        for phase, parts in (("dispatch", gathered), ("combine", [summed])):
+            cost.put(phase, self.moe, sum(float(np.max(part.time_s)) for part in parts))
+            for part in parts:
+                cost.add_bytes(phase, part.loads * len(self.moe))
 
     def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, visits: np.ndarray | None = None,
                   reverse: bool = False) -> None:
@@ -120,19 +134,16 @@ class DispatchCombine(_Common):
         if len(self.moe):
             self._experts(space, batch.rows, batch.home(self.tp))
         samples = np.bincount(batch.sampled_group, minlength=self.scenario.n_groups)
-        cost.put("head", -1, np.repeat(self.operators.head(samples), self.tp))
+        tokens = batch.tokens(self.scenario.n_groups)
+        cost.put("head", -1, np.repeat(self.operators.head(samples, tokens), self.tp))
         self._host(cost, batch)
         return cost
 
     def _attention(self, cost: StepCost, batch: Batch) -> None:
         """Put attention and, in layers without experts, the feed-forward into *cost*; with tp > 1 their all-reduces."""
         n_groups = self.scenario.n_groups
-        requests = np.bincount(batch.decode_group, minlength=n_groups)
         tokens = batch.tokens(n_groups)
-        seconds = np.stack([
-            np.bincount(batch.prefill_group, prompts, n_groups)
-            + self.operators.decode_attention(requests, np.bincount(batch.decode_group, kv, n_groups))
-            for prompts, kv in zip(self._prompt_attention(batch), self._windowed(batch.decode_kv), strict=True)])
+        seconds = self.operators.attention(batch, n_groups)
         seconds += self.operators.projections(tokens)
         cost.put("attention", slice(0, -1), np.repeat(seconds, self.tp, axis=1)[self.operators.window_of_layer])
         if len(self.dense):
@@ -161,12 +172,15 @@ class DispatchCombine(_Common):
                          self.scenario.parallelism.deduplicate, tokens, copies, visits)
         at_home = np.bincount(home, minlength=self.n_devices)
         cost.put("gate", self.moe, self.operators.gate(at_home))
-        self._exchange(cost, "dispatch", copies, visits)
+        if self.scenario.parallelism.dispatch == "all_gather":
+            self._gather(cost, at_home)
+        else:
+            self._exchange(cost, "dispatch", copies, visits)
+            self._exchange(cost, "combine", copies, visits, reverse=True)
         if len(self._shared):
             cost.put("shared", self.moe, self.operators.shared(at_home))
         cost.put("experts", self.moe, self.operators.experts(tokens))
         cost.note_load(tokens)
-        self._exchange(cost, "combine", copies, visits, reverse=True)
 
 
 class ContextCoherent(_Common):
@@ -231,7 +245,7 @@ class ContextCoherent(_Common):
     def _close(self, cost: StepCost, batch: Batch, present: np.ndarray) -> None:
         """Put the output head and the exchange of context into *cost*."""
         samples = present[-1] + np.bincount(batch.prefill_group[batch.prefill_sampled], minlength=self.n_devices)
-        cost.put("head", -1, self.operators.head(samples))
+        cost.put("head", -1, self.operators.head(samples, present[-1]))
         if self.scenario.parallelism.context == "kv":
             sent = present[self._segment].sum(axis=0) * self.model.kv_bytes_per_token_per_layer
         else:
