@@ -28,7 +28,7 @@ class Requests:
         self.produced = np.zeros(n, np.int64)
         self.computed = np.zeros(n, np.int64)
         self.group = np.full(n, -1)
-        self.scheduled_s, self.first_token_s, self.finish_s = np.full((3, n), np.nan)
+        self.queued_s, self.scheduled_s, self.first_token_s, self.finish_s = np.full((4, n), np.nan)
         self.preemptions, self.cached = np.zeros((2, n), np.int64)
 
     def __len__(self) -> int:

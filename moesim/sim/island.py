@@ -58,6 +58,7 @@ class Island:
         """Let *request*, which has arrived, wait in *group*."""
         if not self.busy:
             self.wait_until(float(self._live.arrival_s[request]))
+        self._live.queued_s[request] = self.now
         self.groups[group].add(request)
 
     def wait_until(self, time_s: float) -> None:

@@ -10,6 +10,7 @@ ValueError: bf16/tp1: no such folder; give the folder of a model's profile that 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -41,18 +42,24 @@ class Llmservingsim:
         folder = Path(self.path) / f"tp{tp}"
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder; give the folder of a model's profile that holds tp{tp}")
-        dense = _curves(_read(folder, "dense"), "tokens")
-        known = set(_ATTENTION) | set(_FEED_FORWARD) | set(_ONCE)
-        if unknown := sorted(set(dense) - known):
-            raise ValueError(f"{folder / 'dense.csv'}: unknown layer {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        experts = _experts(_read(folder, "moe")) if (folder / "moe.csv").is_file() else None
-        head = _curves(_read(folder, "per_sequence"), "sequences")
-        return LayerProfile(
-            source=f"LLMServingSim profile {self.path}", opening=_sum(folder, dense, _ONCE),
-            projections=_sum(folder, dense, {k: n for k, n in _ATTENTION.items() if k != "qk_norm" or k in dense}),
-            feed_forward=_sum(folder, dense, _FEED_FORWARD) if "down_proj" in dense else None,
-            expert_norm=dense["layernorm"], head=_sum(folder, head, {"lm_head": 1, "sampler": 1}),
-            attention=_attention(_read(folder, "attention"), _read(folder, "skew")), experts=experts)
+        return _profile(self.path, folder, tuple(sorted((f.name, f.stat().st_mtime_ns) for f in folder.iterdir())))
+
+
+@lru_cache(maxsize=4)
+def _profile(path: str, folder: Path, files: tuple[tuple[str, int], ...]) -> LayerProfile:
+    """Return the profile in *folder*; *files*: what tells it from what it was before."""
+    dense = _curves(_read(folder, "dense"), "tokens")
+    known = set(_ATTENTION) | set(_FEED_FORWARD) | set(_ONCE)
+    if unknown := sorted(set(dense) - known):
+        raise ValueError(f"{folder / 'dense.csv'}: unknown layer {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    experts = _experts(_read(folder, "moe")) if (folder / "moe.csv").is_file() else None
+    head = _curves(_read(folder, "per_sequence"), "sequences")
+    return LayerProfile(
+        source=f"LLMServingSim profile {path}", opening=_sum(folder, dense, _ONCE),
+        projections=_sum(folder, dense, {k: n for k, n in _ATTENTION.items() if k != "qk_norm" or k in dense}),
+        feed_forward=_sum(folder, dense, _FEED_FORWARD) if "down_proj" in dense else None,
+        expert_norm=dense["layernorm"], head=_sum(folder, head, {"lm_head": 1, "sampler": 1}),
+        attention=_attention(_read(folder, "attention"), _read(folder, "skew")), experts=experts)
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
