@@ -100,8 +100,8 @@ class Island:
         group = np.repeat(np.arange(len(planned)), [len(r) for r, _ in planned])
         live.scheduled_s[requests[np.isnan(live.scheduled_s[requests])]] = self.now
         past = live.computed[requests]
-        decodes = (tokens == 1) & (live.produced[requests] > 0)
         sampled = live.left(requests) == tokens
+        decodes = sampled & (tokens == 1) & (live.produced[requests] > 0)  # else: a chunk of what is computed again
         p, d = np.flatnonzero(~decodes), np.flatnonzero(decodes)
         prompts, decoding = requests[p], requests[d]
         return Batch(prompts, tokens[p], past[p], sampled[p], group[p],
