@@ -28,7 +28,8 @@ def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -
         for point in (50, 90, 99):
             numbers[f"{metric}_p{point}_s"] = float(np.percentile(values, point)) if len(values) else float("nan")
     makespan = float(requests["finish_s"].max())
-    numbers["throughput_tok_per_s"] = float(requests["output_tokens"].sum() / makespan)
+    served = requests["finish_s"].notna()
+    numbers["throughput_tok_per_s"] = float(requests.loc[served, "output_tokens"].sum() / makespan)
     numbers["makespan_s"] = makespan
     numbers["energy_j"] = energy(steps, meta["devices"], makespan)
     return numbers

@@ -1,8 +1,9 @@
 """Request tables: when requests arrive and how many tokens they have.
 
 A request table is a DataFrame with one row per request: ``request`` (0..n-1, in order of arrival),
-``arrival_s``, ``prompt_tokens``, ``output_tokens`` and, where known, ``domain``. Closed-loop requests
-arrive when an earlier one finishes; their ``arrival_s`` is NaN until the run sets it.
+``arrival_s``, ``prompt_tokens``, ``output_tokens`` and, where known, ``domain``, ``priority`` (whole numbers, the
+smallest goes first), ``prompt_ids`` and ``output_ids`` (lists of token ids). Closed-loop requests arrive when an
+earlier one finishes; their ``arrival_s`` is NaN until the run sets it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _LARGEST = 2.0**31  # tokens of a request and seconds of arrival: 68 years, int3
 _MOST = 10_000_000  # requests of a run: more do not fit into memory
 _LATE = 1e6  # seconds: nobody waits eleven days for the first request, but time stamps of a clock look like this
 COLUMNS = ("request", "arrival_s", "prompt_tokens", "output_tokens")
+EXTRAS = ("domain", "priority", "prompt_ids", "output_ids")
 
 
 class Uniform(Spec):
@@ -120,9 +122,28 @@ def _replay(spec: Replay) -> pd.DataFrame:
     if requests["arrival_s"].iloc[0] > _LATE:
         raise ValueError(f"{spec.path}: the first arrival_s is {requests['arrival_s'].iloc[0]:g}, but time begins with "
                          f"the run; subtract the first arrival from all")
-    keep = [*COLUMNS[1:], *(c for c in ("domain", "priority", "prompt_ids", "output_ids") if c in requests)]
-    requests = requests.astype({"arrival_s": float, "prompt_tokens": np.int64, "output_tokens": np.int64})
+    _check_extras(spec.path, requests)
+    keep = [c for c in (*COLUMNS[1:], *EXTRAS) if c in requests]
+    whole = {c: np.int64 for c in ("prompt_tokens", "output_tokens", "priority") if c in requests}
+    requests = requests.astype({"arrival_s": float} | whole)
     return requests[keep].reset_index(drop=True).rename_axis("request").reset_index()
+
+
+def _check_extras(path: Path, requests: pd.DataFrame) -> None:
+    """Raise ``ValueError`` if priorities are not whole numbers, or token ids are not as many as there are tokens."""
+    if "priority" in requests:
+        numbers = pd.to_numeric(requests["priority"], errors="coerce").to_numpy(float)
+        bad = np.flatnonzero(~(np.abs(numbers) < _LARGEST) | (numbers % 1 != 0))
+        if len(bad):
+            raise ValueError(f"{path}: row {bad[0]}: priority is {requests['priority'].iloc[bad[0]]}; it must be a "
+                             f"whole number (the smallest goes first)")
+    if ("prompt_ids" in requests) != ("output_ids" in requests):
+        raise ValueError(f"{path}: prompt_ids and output_ids come together; add the other column")
+    for ids, count in (("prompt_ids", "prompt_tokens"), ("output_ids", "output_tokens")):
+        for row, (values, n) in enumerate(zip(requests[ids], requests[count], strict=True) if ids in requests else ()):
+            if isinstance(values, str) or np.ndim(values) != 1 or len(values) != n:
+                raise ValueError(f"{path}: row {row}: {ids} must be a list of {n} token ids ({count}); lists need a "
+                                 f"Parquet file")
 
 
 def _check_column(path: Path, column: str, values: pd.Series, least: int) -> None:

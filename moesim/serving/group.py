@@ -75,10 +75,15 @@ class Group:
     def _wait(self, request: int) -> None:
         heapq.heappush(self._waiting, (int(self.requests.priority[request]), request))
 
-    def admit(self, request: int, found: int, tokens: int) -> bool:
-        """Let the waiting *request* run with room for *tokens*, of which *found* are computed; False: no room."""
-        if not self.pool.take(request, found, tokens):
+    def admit(self, request: int, found: int, tokens: int, reserve: bool = False) -> bool:
+        """Let the waiting *request* run: *found* of its tokens are computed, a step computes *tokens* more.
+
+        It gets room for these, with *reserve* for all that it needs in the end. False: there is no room.
+        """
+        room = int(self.requests.stored[request]) if reserve else found + tokens
+        if not self.pool.take(request, found, room):
             return False
+        self.pool.filled(np.array([request]), np.array([found + tokens]))
         entry = (int(self.requests.priority[request]), request)
         if self._waiting[0] == entry:
             heapq.heappop(self._waiting)
@@ -99,33 +104,48 @@ class Group:
         self.requests.preemptions[request] += 1
         self._wait(request)
 
-    def room(self, requests: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Make room for the next *tokens* of each of *requests*, which run; return those that still do, and theirs.
+    def room(self, requests: np.ndarray, budget: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Make room for what *requests*, which run, compute next: in order, *budget* tokens in all (None: any number).
 
-        Where there is too little, whoever runs and is last (largest priority number, then number) is preempted.
+        Return who has room, and the tokens of each. Where there is too little, whoever runs and is last (largest
+        priority number, then number) is preempted; what it was given in this step, others may have. Who is preempted
+        in its own turn holds back those behind it (as in vLLM).
         """
-        targets = self.requests.computed[requests] + tokens
-        if self.pool.grow_all(requests, targets):
-            return requests, tokens
-        left = list(zip(requests.tolist(), tokens.tolist(), targets.tolist(), strict=True))
-        done = 0
-        while done < len(left):
-            request, _, target = left[done]
-            if self.pool.grow(request, target):
-                done += 1
-                continue
-            victim = max(self.running.tolist(), key=lambda r: (self.requests.priority[r], r))
-            self.preempt(victim)
-            done -= any(r == victim for r, *_ in left[:done])
-            left = [entry for entry in left if entry[0] != victim]
-        table = np.array([entry[:2] for entry in left], np.int64).reshape(-1, 2)
-        return table[:, 0], table[:, 1]
+        left = self.requests.left(requests)
+        tokens = left if budget is None else np.clip(budget - (np.cumsum(left) - left), 0, left)
+        if not tokens.all():  # beyond the budget, or all its tokens are on their way
+            requests, left, tokens = requests[left > 0], left[left > 0], tokens[left > 0]
+        n = np.count_nonzero(tokens)
+        served, tokens = requests[:n], tokens[:n]
+        if not self.pool.grow_all(served, self.requests.computed[served] + tokens):
+            served, tokens = self._squeeze(requests.tolist(), budget)
+        self.pool.filled(served, self.requests.computed[served] + tokens)
+        return served, tokens
+
+    def _squeeze(self, requests: list[int], budget: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """As ``room``, one request after the other, where not all of *requests* find room."""
+        live, given, gone = self.requests, dict[int, int](), set[int]()
+        free = float("inf") if budget is None else budget
+        for request in requests:
+            count = int(min(live.left(np.array([request]))[0], free))
+            if count == 0:
+                break
+            while request not in gone and not self.pool.grow(request, int(live.computed[request]) + count):
+                victim = max(self.running.tolist(), key=lambda r: (live.priority[r], r))
+                self.preempt(victim)
+                free += given.pop(victim, 0)
+                gone.add(victim)
+                if victim == request:
+                    return _table(given)
+            if request not in gone:
+                given[request] = count
+                free -= count
+        return _table(given)
 
     def advance(self, requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Note that a step computes *tokens* more of each of *requests*; return those of which it produces a token."""
         live = self.requests
         live.computed[requests] += tokens
-        self.pool.filled(requests, live.computed[requests])
         stepped = requests[live.left(requests) == 0]
         live.produced[stepped] += 1
         return stepped
@@ -146,6 +166,10 @@ class Group:
         for request in done.tolist():
             self.pool.release(request)
         self.promised -= int(self.requests.stored[done].sum())
+
+
+def _table(given: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(list(given), np.int64), np.array(list(given.values()), np.int64)
 
 
 def example(prompts: list[int], outputs: list[int], blocks: int, block: int = 16) -> Group:

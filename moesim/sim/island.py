@@ -123,7 +123,8 @@ class Island:
         tokens = np.concatenate([t for _, t in planned])
         group = np.repeat(np.arange(len(planned)), [len(r) for r, _ in planned])
         past = live.computed[requests]
-        decodes = (tokens == 1) & (live.produced[requests] > 0)
+        sampled = live.left(requests) == tokens
+        decodes = sampled & (tokens == 1) & (live.produced[requests] > 0)  # else: a chunk of what is computed again
         d = np.flatnonzero(decodes)
         decoding = requests[d]
         pad_group, pad_rows = self._padding(np.bincount(group, tokens, len(planned)).astype(np.int64))
@@ -133,8 +134,7 @@ class Island:
             p = np.flatnonzero(~decodes)
             prompts = requests[p]
             prompt_rows = rows.span(prompts, live.prompt[prompts], past[p], tokens[p])
-        sampled = live.left(prompts) == tokens[p]
-        return Batch(prompts, tokens[p], past[p], sampled, group[p], prompt_rows, decoding, past[d] + 1, group[d],
+        return Batch(prompts, tokens[p], past[p], sampled[p], group[p], prompt_rows, decoding, past[d] + 1, group[d],
                      rows.decode(decoding, past[d] - live.prompt[decoding]), pad_group, pad_rows)
 
     def _padding(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

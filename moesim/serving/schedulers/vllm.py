@@ -40,11 +40,7 @@ class Vllm:
     def plan(self, group: Group) -> tuple[np.ndarray, np.ndarray]:
         """Return who runs in the next step of *group*, and how many tokens of each."""
         running = group.running
-        left = group.requests.left(running)
-        before = np.cumsum(left) - left
-        tokens = np.minimum(np.maximum(self.max_tokens - before, 0), left) if self.chunked else left
-        go = tokens > 0
-        requests, tokens = group.room(running, tokens) if go.all() else group.room(running[go], tokens[go])
+        requests, tokens = group.room(running, self.max_tokens if self.chunked else None)
         if group.n_waiting == 0 or len(group.running) < len(running):
             return requests, tokens
         new, first = self._admit(group, self.max_tokens - int(tokens.sum()))
@@ -65,7 +61,7 @@ class Vllm:
                 if new or not alone:
                     break
                 count = target - found  # longer than any step may be: it runs alone
-            if not group.admit(request, found, found + count):
+            if not group.admit(request, found, count):
                 break
             new.append(request)
             first.append(count)
