@@ -40,7 +40,7 @@ class Requests:
         return self.prompt + self.output - 1
 
     def left(self, requests: np.ndarray) -> np.ndarray:
-        """Return the tokens that *requests* have to compute before each produces its next one; 0 if all are produced."""
+        """Return the tokens that *requests* compute before each produces its next one; 0 if it has produced all."""
         known = self.prompt[requests] + np.minimum(self.produced[requests], self.output[requests] - 1)
         return known - self.computed[requests]
 

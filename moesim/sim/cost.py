@@ -1,7 +1,7 @@
 """What one step costs: seconds of every phase on every device, and bytes on every link.
 
 A step is the model's layers, and after them one entry more for what closes the step (output head,
-context exchange, what the host adds). A layer is phases, in the order of ``PHASES``; which of them wait for other devices
+context exchange, what the host adds). A layer is phases, in the order of ``PHASES``; which of them wait for others
 is in ``SYNC``. Both engines evaluate the same ``StepCost``.
 """
 

@@ -139,7 +139,8 @@ class Engine:
         live = self._live
         requests = pd.DataFrame({
             "request": np.arange(len(live)), "group": live.group, "arrival_s": live.arrival_s,
-            "queued_s": live.queued_s, "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s, "finish_s": live.finish_s,
+            "queued_s": live.queued_s, "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s,
+            "finish_s": live.finish_s,
             "prompt_tokens": live.prompt, "output_tokens": live.output, "cached_tokens": live.cached,
             "preemptions": live.preemptions, "refused": self._refused, "ttft_s": live.first_token_s - live.arrival_s,
             "tpot_s": np.where(live.output > 1, live.finish_s - live.first_token_s, np.nan)

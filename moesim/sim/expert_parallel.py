@@ -95,7 +95,8 @@ class _Common:
             gathered = [self.network.all_gather(sent) for sent in (at_home * self.token_bytes, small, small)]
             summed = self.network.reduce_scatter(np.array([at_home.sum() * self.token_bytes]), self.n_devices)
             self._gathers[key] = [
-                (phase, sum(float(np.max(part.time_s)) for part in parts), np.sum([part.loads.ravel() for part in parts], axis=0))
+                (phase, sum(float(np.max(part.time_s)) for part in parts),
+                 np.sum([part.loads.ravel() for part in parts], axis=0))
                 for phase, parts in (("dispatch", gathered), ("combine", [summed]))]
         for phase, time_s, loads in self._gathers[key]:
             cost.put(phase, self.moe, time_s)

@@ -24,7 +24,6 @@ from moesim.sim.record import Record
 from moesim.sim.replacing import Replacing
 from moesim.sim.steps import StepClock
 
-
 Work = tuple[np.ndarray, np.ndarray]  # requests, and tokens of each
 
 

@@ -60,7 +60,8 @@ class Operators:
         processor, part = scenario.hardware.device.processor, scenario.kernels
         self._part, self._device = part, scenario.hardware.device.name
         stored = model.dtype
-        dtypes: set[str | None] = {stored.weights, stored.experts if model.moe else None, stored.activations, stored.embeddings}
+        dtypes: set[str | None] = {stored.weights, stored.experts if model.moe else None, stored.activations,
+                                   stored.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
         self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}  # of each operator, each shape's maximum
         attention, dense, shared, head = (model.attention_gemms(tp), model.dense_gemms(tp), model.shared_gemms(1),
