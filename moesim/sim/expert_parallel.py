@@ -174,11 +174,12 @@ class DispatchCombine(_Common):
     def _experts(self, space: _Space, rows: np.ndarray, home: np.ndarray) -> None:
         """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into the cost of *space*."""
         cost, tokens, copies, _, visits = space
+        gather = self.scenario.parallelism.dispatch == "all_gather"
         routing.dispatch(self.chosen[rows], home, self.slots.device, self.slots.slot, self.per_node,
-                         self.scenario.parallelism.deduplicate, tokens, copies, visits)
+                         self.scenario.parallelism.deduplicate, tokens, None if gather else copies, visits)
         at_home = np.bincount(home, minlength=self.n_devices)
         cost.put("gate", self.moe, self.operators.gate(at_home))
-        if self.scenario.parallelism.dispatch == "all_gather":
+        if gather:
             self._gather(cost, at_home)
         else:
             self._exchange(cost, "dispatch", copies, visits)
