@@ -1,9 +1,9 @@
 """Request tables: when requests arrive and how many tokens they have.
 
 A request table is a DataFrame with one row per request: ``request`` (0..n-1, in order of arrival),
-``arrival_s``, ``prompt_tokens``, ``output_tokens`` and, where known, ``domain``. Closed-loop requests
-arrive when an earlier one finishes; their ``arrival_s`` is NaN until the run sets it. Replayed ones may have a
-``priority`` (the smaller is served first) and their tokens: ``prompt_ids``, ``output_ids`` (int64 arrays).
+``arrival_s``, ``prompt_tokens``, ``output_tokens`` and, where known, ``domain``, ``priority`` (whole numbers, the
+smallest goes first), ``prompt_ids`` and ``output_ids`` (lists of token ids). Closed-loop requests arrive when an
+earlier one finishes; their ``arrival_s`` is NaN until the run sets it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ _LARGEST = 2.0**31  # tokens of a request and seconds of arrival: 68 years, int3
 _MOST = 10_000_000  # requests of a run: more do not fit into memory
 _LATE = 1e6  # seconds: nobody waits eleven days for the first request, but time stamps of a clock look like this
 COLUMNS = ("request", "arrival_s", "prompt_tokens", "output_tokens")
-_IDS = {"prompt_ids": "prompt_tokens", "output_ids": "output_tokens"}
-_LARGEST_PRIORITY = 2.0**53  # whole numbers that a float tells apart
+EXTRAS = ("domain", "priority", "prompt_ids", "output_ids")
 # What LLMServingSim's workload files call the columns.
 _JSON_NAMES = {"input_toks": "prompt_tokens", "output_toks": "output_tokens", "input_tok_ids": "prompt_ids",
                "output_tok_ids": "output_ids"}
@@ -127,14 +126,10 @@ def _replay(spec: Replay) -> pd.DataFrame:
     if requests["arrival_s"].iloc[0] > _LATE:
         raise ValueError(f"{spec.path}: the first arrival_s is {requests['arrival_s'].iloc[0]:g}, but time begins with "
                          f"the run; subtract the first arrival from all")
-    keep = [*COLUMNS[1:], *(name for name in ("domain", "priority", *_IDS) if name in requests)]
-    requests = requests.astype({"arrival_s": float, "prompt_tokens": np.int64, "output_tokens": np.int64})
-    if "priority" in requests:
-        _check_column(spec.path, "priority", requests["priority"], -_LARGEST_PRIORITY, _LARGEST_PRIORITY)
-        requests["priority"] = requests["priority"].astype(np.int64)
-    for name, count in _IDS.items():
-        if name in requests:
-            requests[name] = _ids(spec.path, name, requests[name], requests[count])
+    _check_extras(spec.path, requests)
+    keep = [c for c in (*COLUMNS[1:], *EXTRAS) if c in requests]
+    whole = {c: np.int64 for c in ("prompt_tokens", "output_tokens", "priority") if c in requests}
+    requests = requests.astype({"arrival_s": float} | whole)
     return requests[keep].reset_index(drop=True).rename_axis("request").reset_index()
 
 
@@ -165,29 +160,30 @@ def _read_lines(path: Path) -> pd.DataFrame:
     return requests
 
 
-def _ids(path: Path, column: str, values: pd.Series, counts: pd.Series) -> list[np.ndarray]:
-    """Return *values* as arrays of int64. Raises ``ValueError`` if one is not a list of *counts* whole numbers."""
-    found = []
-    for row, (value, count) in enumerate(zip(values, counts, strict=True)):
-        ids = np.asarray(value)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise ValueError(f"{path}: row {row}: {column} is not a list of token numbers; write it to Parquet or JSON "
-                             f"lines")
-        if len(ids) != count:
-            raise ValueError(f"{path}: row {row}: {column} has {len(ids)} tokens, {_IDS[column]} is {count}; correct "
-                             f"one of them")
-        found.append(ids.astype(np.int64))
-    return found
+def _check_extras(path: Path, requests: pd.DataFrame) -> None:
+    """Raise ``ValueError`` if priorities are not whole numbers, or token ids are not as many as there are tokens."""
+    if "priority" in requests:
+        numbers = pd.to_numeric(requests["priority"], errors="coerce").to_numpy(float)
+        bad = np.flatnonzero(~(np.abs(numbers) < _LARGEST) | (numbers % 1 != 0))
+        if len(bad):
+            raise ValueError(f"{path}: row {bad[0]}: priority is {requests['priority'].iloc[bad[0]]}; it must be a "
+                             f"whole number (the smallest goes first)")
+    if ("prompt_ids" in requests) != ("output_ids" in requests):
+        raise ValueError(f"{path}: prompt_ids and output_ids come together; add the other column")
+    for ids, count in (("prompt_ids", "prompt_tokens"), ("output_ids", "output_tokens")):
+        for row, (values, n) in enumerate(zip(requests[ids], requests[count], strict=True) if ids in requests else ()):
+            if np.ndim(values) != 1 or len(values) != n or np.asarray(values).dtype.kind not in "iu":
+                raise ValueError(f"{path}: row {row}: {ids} must be a list of {n} token ids ({count}); lists need a "
+                                 f"Parquet file or JSON lines")
 
 
-def _check_column(path: Path, column: str, values: pd.Series, least: float, below: float = _LARGEST) -> None:
-    """Raise ``ValueError`` if *values* are not numbers from *least* to *below*, or what is counted is not whole."""
+def _check_column(path: Path, column: str, values: pd.Series, least: int) -> None:
+    """Raise ``ValueError`` if *values* are not finite numbers from *least* up, or token counts are not whole."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
-    bad = np.flatnonzero(~((numbers >= least) & (numbers < below)))
+    bad = np.flatnonzero(~((numbers >= least) & (numbers < _LARGEST)))
     if len(bad):
         raise ValueError(f"{path}: row {bad[0]}: {column} is {values.iloc[bad[0]]}; it must be at least {least}"
-                         f"{'' if not numbers[bad[0]] >= below else f' and below {below:g}'}")
+                         f"{'' if not numbers[bad[0]] >= _LARGEST else f' and below {_LARGEST:g}'}")
     broken = np.flatnonzero(numbers % 1) if column != "arrival_s" else bad
     if len(broken):
-        what = "priorities" if column == "priority" else "tokens"
-        raise ValueError(f"{path}: row {broken[0]}: {column} is {values.iloc[broken[0]]}; {what} are whole numbers")
+        raise ValueError(f"{path}: row {broken[0]}: {column} is {values.iloc[broken[0]]}; tokens are whole numbers")

@@ -28,7 +28,7 @@ class Requests:
         self.produced = np.zeros(n, np.int64)
         self.computed = np.zeros(n, np.int64)
         self.group = np.full(n, -1)
-        self.scheduled_s, self.first_token_s, self.finish_s = np.full((3, n), np.nan)
+        self.queued_s, self.scheduled_s, self.first_token_s, self.finish_s = np.full((4, n), np.nan)
         self.preemptions, self.cached = np.zeros((2, n), np.int64)
 
     def __len__(self) -> int:
@@ -40,8 +40,9 @@ class Requests:
         return self.prompt + self.output - 1
 
     def left(self, requests: np.ndarray) -> np.ndarray:
-        """Return the tokens that *requests* have to compute before each produces its next one."""
-        return self.prompt[requests] + self.produced[requests] - self.computed[requests]
+        """Return the tokens that *requests* compute before each produces its next one; 0 if it has produced all."""
+        known = self.prompt[requests] + np.minimum(self.produced[requests], self.output[requests] - 1)
+        return known - self.computed[requests]
 
 
 class Group:
@@ -74,10 +75,15 @@ class Group:
     def _wait(self, request: int) -> None:
         heapq.heappush(self._waiting, (int(self.requests.priority[request]), request))
 
-    def admit(self, request: int, found: int, tokens: int) -> bool:
-        """Let the waiting *request* run with room for *tokens*, of which *found* are computed; False: no room."""
-        if not self.pool.take(request, found, tokens):
+    def admit(self, request: int, found: int, tokens: int, reserve: bool = False) -> bool:
+        """Let the waiting *request* run: *found* of its tokens are computed, a step computes *tokens* more.
+
+        It gets room for these, with *reserve* for all that it needs in the end. False: there is no room.
+        """
+        room = int(self.requests.stored[request]) if reserve else found + tokens
+        if not self.pool.take(request, found, room):
             return False
+        self.pool.filled(np.array([request]), np.array([found + tokens]))
         entry = (int(self.requests.priority[request]), request)
         if self._waiting[0] == entry:
             heapq.heappop(self._waiting)
@@ -98,49 +104,72 @@ class Group:
         self.requests.preemptions[request] += 1
         self._wait(request)
 
-    def leave(self, finished: np.ndarray) -> None:
-        """Forget *finished* requests and free their memory."""
-        self.running = self.running[~np.isin(self.running, finished)]
-        for request in finished.tolist():
-            self.pool.release(request)
-        self.promised -= int(self.requests.stored[finished].sum())
+    def room(self, requests: np.ndarray, budget: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Make room for what *requests*, which run, compute next: in order, *budget* tokens in all (None: any number).
 
-    def room(self, requests: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Make room for the next *tokens* of each of *requests*, which run; return those that still do, and theirs.
-
-        Where there is too little, whoever runs and is last (largest priority number, then number) is preempted.
+        Return who has room, and the tokens of each. Where there is too little, whoever runs and is last (largest
+        priority number, then number) is preempted; what it was given in this step, others may have. Who is preempted
+        in its own turn holds back those behind it (as in vLLM).
         """
-        targets = self.requests.computed[requests] + tokens
-        if self.pool.grow_all(requests, targets):
-            return requests, tokens
-        left = list(zip(requests.tolist(), tokens.tolist(), targets.tolist(), strict=True))
-        done = 0
-        while done < len(left):
-            request, _, target = left[done]
-            if self.pool.grow(request, target):
-                done += 1
-                continue
-            victim = max(self.running.tolist(), key=lambda r: (self.requests.priority[r], r))
-            self.preempt(victim)
-            done -= any(r == victim for r, *_ in left[:done])
-            left = [entry for entry in left if entry[0] != victim]
-        table = np.array([entry[:2] for entry in left], np.int64).reshape(-1, 2)
-        return table[:, 0], table[:, 1]
+        left = self.requests.left(requests)
+        tokens = left if budget is None else np.clip(budget - (np.cumsum(left) - left), 0, left)
+        if not tokens.all():  # beyond the budget, or all its tokens are on their way
+            requests, left, tokens = requests[left > 0], left[left > 0], tokens[left > 0]
+        n = np.count_nonzero(tokens)
+        served, tokens = requests[:n], tokens[:n]
+        if not self.pool.grow_all(served, self.requests.computed[served] + tokens):
+            served, tokens = self._squeeze(requests.tolist(), budget)
+        self.pool.filled(served, self.requests.computed[served] + tokens)
+        return served, tokens
 
-    def ran(self, requests: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Note that *tokens* more of each of *requests* are computed; return who produced a token, and who is done.
+    def _squeeze(self, requests: list[int], budget: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """As ``room``, one request after the other, where not all of *requests* find room."""
+        live, given, gone = self.requests, dict[int, int](), set[int]()
+        free = float("inf") if budget is None else budget
+        for request in requests:
+            count = int(min(live.left(np.array([request]))[0], free))
+            if count == 0:
+                break
+            while request not in gone and not self.pool.grow(request, int(live.computed[request]) + count):
+                victim = max(self.running.tolist(), key=lambda r: (live.priority[r], r))
+                self.preempt(victim)
+                free += given.pop(victim, 0)
+                gone.add(victim)
+                if victim == request:
+                    return _table(given)
+            if request not in gone:
+                given[request] = count
+                free -= count
+        return _table(given)
 
-        Whoever is done leaves.
-        """
+    def advance(self, requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Note that a step computes *tokens* more of each of *requests*; return those of which it produces a token."""
         live = self.requests
         live.computed[requests] += tokens
-        self.pool.filled(requests, live.computed[requests])
         stepped = requests[live.left(requests) == 0]
         live.produced[stepped] += 1
-        done = stepped[live.produced[stepped] == live.output[stepped]]
+        return stepped
+
+    def complete(self, stepped: np.ndarray) -> np.ndarray:
+        """Return which of *stepped*, whose tokens have come, are done; they leave."""
+        done = stepped[self.requests.produced[stepped] == self.requests.output[stepped]]
         if len(done):
-            self.leave(done)
-        return stepped, done
+            self._leave(done)
+        return done
+
+    def _leave(self, done: np.ndarray) -> None:
+        here = ~np.isin(self.running, done)
+        if len(self.running) - np.count_nonzero(here) < len(done):  # preempted while its last token was computed
+            self._waiting = [entry for entry in self._waiting if entry[1] not in done]
+            heapq.heapify(self._waiting)
+        self.running = self.running[here]
+        for request in done.tolist():
+            self.pool.release(request)
+        self.promised -= int(self.requests.stored[done].sum())
+
+
+def _table(given: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(list(given), np.int64), np.array(list(given.values()), np.int64)
 
 
 def example(prompts: list[int], outputs: list[int], blocks: int, block: int = 16) -> Group:

@@ -1,4 +1,4 @@
-"""The KV memory of a group of devices: blocks of a fixed number of tokens, counted, and shared where prompts begin alike.
+"""The KV memory of a group of devices: blocks of a fixed number of tokens, shared where requests begin alike.
 
 ``Pool`` counts blocks; ``PrefixPool`` knows them one by one, keeps those of finished requests until their room is
 needed, and finds them again by what their tokens are (prefix caching as in vLLM, arXiv 2309.06180 section 4.4 and the
@@ -61,7 +61,7 @@ class Pool:
         return True
 
     def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
-        """Note that the first *tokens* of each of *requests* are computed."""
+        """Note that the first *tokens* of each of *requests* are computed, or will be in the step that is planned."""
 
     def release(self, request: int) -> None:
         """Take all blocks of *request* back."""
@@ -80,25 +80,25 @@ class PrefixPool(Pool):
     def __init__(self, capacity: int, block: int, n_requests: int, hashes: Callable[[int], Sequence[int]]):
         super().__init__(capacity, block, n_requests)
         self._hashes = hashes
-        self._of: dict[int, list[int]] = {}           # request -> its blocks
+        self._of: dict[int, list[int]] = {}                # request -> its blocks
         self._users = [0] * capacity
         self._idle = OrderedDict.fromkeys(range(capacity))
-        self._block_of: dict[int, int] = {}           # hash -> block
-        self._hash_of: dict[int, int] = {}            # block -> hash
-        self._noted: dict[int, int] = {}              # request -> full blocks that are noted
+        self._blocks_of: dict[int, dict[int, None]] = {}   # hash -> the blocks that hold it, the first one noted first
+        self._hash_of: dict[int, int] = {}                 # block -> hash
+        self._noted: dict[int, int] = {}                   # request -> full blocks that are noted
 
     def found(self, request: int, target: int) -> int:
         """Return the tokens of *request* that are here: whole blocks, and never the last token of *target*."""
         count = 0
         for key in self._hashes(request)[: (target - 1) // self.block]:
-            if key not in self._block_of:
+            if key not in self._blocks_of:
                 break
             count += 1
         return count * self.block
 
     def take(self, request: int, found: int, tokens: int) -> bool:
         """Give *request* room for *tokens*: the *found* ones where they are, new blocks for the others."""
-        shared = [self._block_of[key] for key in self._hashes(request)[: found // self.block]]
+        shared = [next(iter(self._blocks_of[key])) for key in self._hashes(request)[: found // self.block]]
         asleep = sum(self._users[block] == 0 for block in shared)
         if asleep + self.blocks(tokens) - len(shared) > self.free:
             return False
@@ -121,7 +121,10 @@ class PrefixPool(Pool):
             block, _ = self._idle.popitem(last=False)
             known = self._hash_of.pop(block, None)
             if known is not None:
-                del self._block_of[known]
+                holders = self._blocks_of[known]
+                del holders[block]
+                if not holders:
+                    del self._blocks_of[known]
             self._users[block] = 1
             mine.append(block)
         return True
@@ -144,8 +147,8 @@ class PrefixPool(Pool):
                 continue
             mine, keys = self._of[request], self._hashes(request)
             for i in range(first, min(full, len(keys))):
-                if keys[i] not in self._block_of:
-                    self._block_of[keys[i]], self._hash_of[mine[i]] = mine[i], keys[i]
+                self._blocks_of.setdefault(keys[i], {})[mine[i]] = None
+                self._hash_of[mine[i]] = keys[i]
             self._noted[request] = full
 
     def release(self, request: int) -> None:

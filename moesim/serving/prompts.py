@@ -23,7 +23,7 @@ def admit_whole(group: Group, max_batch: int, max_tokens: int, reserve: bool) ->
         found = pool.found(request, target)
         if tokens and sum(tokens) + target - found > max_tokens:
             break
-        if not group.admit(request, found, int(requests.stored[request]) if reserve else target):
+        if not group.admit(request, found, target - found, reserve):
             break
         admitted.append(request)
         tokens.append(target - found)
@@ -34,4 +34,4 @@ def next_tokens(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """Return who of *group* has only its next token to compute, and a 1 for each; others are preempted if need be."""
     running = group.running
     running = running[group.requests.left(running) == 1]
-    return group.room(running, np.ones_like(running))
+    return group.room(running)

@@ -35,7 +35,7 @@ class Engine:
 
     def __init__(self, inputs: Inputs):
         self._inputs = inputs
-        self._scenario = scenario = inputs.scenario
+        self._scenario = inputs.scenario
         self._live = Requests(inputs.requests)
         self._memory, capacity = _memory(inputs)
         self._refused = _too_long(inputs, self._live, capacity)
@@ -43,6 +43,8 @@ class Engine:
         self._groups_of_all = [group for island in self._islands for group in island.groups]
         self._per_island = len(self._islands[0].groups)
         self._next = self._routed = 0  # the first request that has not arrived; how many have been given a group
+        self._sent = int(np.count_nonzero(~np.isnan(self._live.arrival_s)))  # of a closed loop: the first without time
+        self._even = len({group.pool.capacity for group in self._groups_of_all}) == 1
 
     def _groups(self, capacity: np.ndarray) -> list[list[Group]]:
         """Return the groups of each island, with room for *capacity* tokens [groups of an island], or one for all."""
@@ -51,7 +53,9 @@ class Engine:
 
         def pool(tokens: int) -> Pool:
             blocks = int(tokens) // kv.block
-            return PrefixPool(blocks, kv.block, n, self._inputs.hashes) if kv.prefix_cache else Pool(blocks, kv.block, n)
+            if kv.prefix_cache:
+                return PrefixPool(blocks, kv.block, n, self._inputs.hashes)
+            return Pool(blocks, kv.block, n)
 
         made = []
         for _ in range(scenario.n_islands):
@@ -69,14 +73,16 @@ class Engine:
 
     def advance(self) -> bool:
         """Let the island that is furthest behind step, or the next request arrive; False: all is done."""
-        island = min((i for i in self._islands if i.busy), key=lambda i: i.now, default=None)
+        island = self._behind()
         if island is None:
             if not np.isfinite(self._next_arrival_s):
                 return False
-            self._arrive(self._next_arrival_s)
+            self._arrive()
             return True
         island.between_steps()
-        self._arrive(island.now)
+        while self._next_arrival_s <= island.now:
+            self._arrive()
+            island = self._behind() or island  # it may have come to one that was idle, and is behind now
         done = island.step()
         for _ in range(len(done)):
             self._send(island.now)
@@ -93,36 +99,48 @@ class Engine:
     @property
     def _next_arrival_s(self) -> float:
         """When the next request comes, seconds; infinite if none is due by itself."""
-        if self._next == len(self._live) or np.isnan(self._live.arrival_s[self._next]):
-            return float("inf")
-        return float(self._live.arrival_s[self._next])
+        return float(self._live.arrival_s[self._next]) if self._next < self._sent else float("inf")
 
-    def _arrive(self, now: float) -> None:
-        """Give every request that has arrived by *now* to a group."""
-        while self._next_arrival_s <= now:
-            request = self._next
-            self._next += 1
-            if self._refused[request]:
-                self._send(float(self._live.arrival_s[request]))
-                continue
-            chosen = self._scenario.request_router.choose(request, self._groups_of_all, self._routed)
-            self._routed += 1
-            self._live.group[request] = chosen
-            self._islands[chosen // self._per_island].add(request, chosen % self._per_island)
+    def _behind(self) -> Island | None:
+        """Return the island that steps next: of those with work, the one whose clock is least far; None: all idle."""
+        return min((i for i in self._islands if i.busy), key=lambda i: i.now, default=None)
+
+    def _arrive(self) -> None:
+        """Let the next request arrive: it is given to a group that can hold it."""
+        request, groups = self._next, self._groups_of_all
+        self._next += 1
+        if self._refused[request]:
+            return self._send(float(self._live.arrival_s[request]))
+        able = list(range(len(groups)))
+        if not self._even:
+            blocks = groups[0].pool.blocks(int(self._live.stored[request]))
+            able = [g for g in able if groups[g].pool.capacity >= blocks]
+            groups = [groups[g] for g in able]
+        chosen = able[self._scenario.request_router.choose(request, groups, self._routed)]
+        self._routed += 1
+        self._live.group[request] = chosen
+        self._islands[chosen // self._per_island].add(request, chosen % self._per_island)
 
     def _send(self, now: float) -> None:
-        """Let a user of a closed loop, who has the answer at *now*, send the next request."""
-        waiting = self._next
-        while waiting < len(self._live) and not np.isnan(self._live.arrival_s[waiting]):
-            waiting += 1
-        if waiting < len(self._live):
-            self._live.arrival_s[waiting] = now
+        """Let a user of a closed loop, who has the answer at *now*, send the next request.
+
+        Islands run ahead of each other: who sends earlier may be known later. Requests arrive in order of time.
+        """
+        if self._sent == len(self._live):
+            return
+        at, arrival = self._sent, self._live.arrival_s
+        while at > self._next and arrival[at - 1] > now:
+            arrival[at] = arrival[at - 1]
+            at -= 1
+        arrival[at] = now
+        self._sent += 1
 
     def _result(self) -> Result:
         live = self._live
         requests = pd.DataFrame({
             "request": np.arange(len(live)), "group": live.group, "arrival_s": live.arrival_s,
-            "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s, "finish_s": live.finish_s,
+            "queued_s": live.queued_s, "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s,
+            "finish_s": live.finish_s,
             "prompt_tokens": live.prompt, "output_tokens": live.output, "cached_tokens": live.cached,
             "preemptions": live.preemptions, "refused": self._refused, "ttft_s": live.first_token_s - live.arrival_s,
             "tpot_s": np.where(live.output > 1, live.finish_s - live.first_token_s, np.nan)
@@ -186,17 +204,17 @@ def _too_long(inputs: Inputs, live: Requests, capacity: np.ndarray) -> np.ndarra
     need, block = live.stored, scenario.kv.block
     room, limit = int(capacity.max()) // block * block, scenario.model.context
     too_long = (need > room) | (need + 1 > limit)
-    if scenario.too_long == "refuse" or not too_long.any():
+    if not too_long.any() or scenario.too_long == "refuse" and not too_long.all():
         return too_long
     worst = int(np.argmax(need))
+    remedy = ", or set too_long: refuse to serve the others" if scenario.too_long == "stop" else "; none fits"
     if need[worst] > room:
         raise scenario.error("requests", (
             f"request {worst} needs the KV of {need[worst]} tokens, the memory left beside the weights holds {room} "
             f"({need[worst] - room} too few); shorten it, use more or larger devices, a larger parallelism.tp or a "
-            f"higher memory_fraction, or set too_long: refuse to serve the others"))
+            f"higher memory_fraction{remedy}"))
     raise scenario.error("requests", (
-        f"request {worst} has {need[worst] + 1} tokens, above the model's context of {limit}; shorten it, or set "
-        f"too_long: refuse to serve the others"))
+        f"request {worst} has {need[worst] + 1} tokens, above the model's context of {limit}; shorten it{remedy}"))
 
 
 def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
@@ -208,9 +226,12 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,
         "trace": _about_trace(inputs),
         "kernels": _kernels(scenario),
+        "slo": {f"{name}_s": limit for name in ("ttft", "tpot", "e2e")
+                if (limit := getattr(scenario.slo, name)) is not None},
         "placement": {k: v for k, v in (inputs.placement.info if inputs.routing else {}).items()
                       if k != "seconds"},  # results hold no wall time
-        "devices": {"count": scenario.hardware.n_devices, "idle_power_w": device.idle_power,
+        "devices": {"count": scenario.hardware.n_devices, "step_together": scenario.island_size,
+                    "idle_power_w": device.idle_power,
                     "busy_power_w": device.busy_power},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}
 

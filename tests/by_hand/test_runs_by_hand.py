@@ -124,7 +124,7 @@ def bench(folder: Path, rows: list[dict[str, Any]], meta: dict[str, Any] | None 
     ([], "requests.jsonl: holds no row; give at least one"),
     ([ROW, NEXT | {"last_token_ts": None}],
      "requests.jsonl:2: last_token_ts is nan; a request without it did not end: take it out, or let the run finish"),
-    ([ROW, NEXT | {"first_token_ts": "soon"}], "requests.jsonl:2: first_token_ts is soon; a request without it did not"),
+    ([ROW, NEXT | {"first_token_ts": "soon"}], "requests.jsonl:2: first_token_ts is soon; a request without it did"),
     ([NEXT, ROW], "requests.jsonl:2: arrival_time is 1.000000 s before that of the row above; sort the rows by"),
     ([ROW, NEXT | {"first_token_ts": 101.75}],
      "requests.jsonl:2: first_token_ts is 0.250000 s before scheduled_ts: time goes backwards; correct the row"),
@@ -169,7 +169,7 @@ CSV = MEASURED.assign(request=["a", "b", "c"])
     (lambda t: t.assign(request=["a", "b", "a"]), ":4: request a is there twice; write one row per request"),
     (lambda t: t.assign(arrival_s=[0.0, 1.0, 0.5]), ":4: arrival_s is 0.500000 s before that of the row above"),
     (lambda t: t.assign(last_token_s=[2.5, np.nan, 4.0]), ":3: last_token_s is nan; a request without it did not end"),
-    (lambda t: t.assign(first_token_s=[0.5, 2.5, 1.9]), ":4: first_token_s is 1.100000 s before scheduled_s: time goes"),
+    (lambda t: t.assign(first_token_s=[0.5, 2.5, 1.9]), ":4: first_token_s is 1.100000 s before scheduled_s: time"),
     (lambda t: t.assign(arrival_s=t["arrival_s"] + 1.7e9), ":2: arrival_s is 1700000000.000 and queued_s 0.000: of "
                                                            "different clocks (one counts from 1970?); write all times"),
     (lambda t: t.assign(token_s="0.5 1.0"), ":2: token_s is '0.5 1.0', not a list of times; write it to Parquet"),
@@ -213,9 +213,9 @@ def test_a_replay_joins_the_tokens_that_were_sent(tmp_path: Path, repo: Path) ->
     named = moesim.override(scenario, [f"requests={{kind: replay, path: {path}}}"])
     assert requests_of(late, named)["output_ids"].map(sum).tolist() == [40, 24, 8]
     other = Run(MEASURED.assign(output_tokens=[5, 4, 1]), None, META)
-    with pytest.raises(ValueError, match="sent.jsonl: row 1: output_tokens is 3, in the run run it is 4; give the file "):
+    with pytest.raises(ValueError, match="sent.jsonl: row 1: output_tokens is 3, in the run run it is 4; give the "):
         requests_of(other, named)
-    with pytest.raises(ValueError, match="sent.jsonl: holds 3 requests, the run run has 2; give the file that was sent"):
+    with pytest.raises(ValueError, match="sent.jsonl: holds 3 requests, the run run has 2; give the file that was"):
         requests_of(Run(MEASURED.iloc[:2], None, META), named)
 
 

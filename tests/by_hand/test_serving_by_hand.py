@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import simpy
+from moesim.serving.view import QueueView
 
 import moesim
 from moesim.network import LeafSpine, Network
 from moesim.network.collective import Constants
 from moesim.placement.placement import CapacityError, Placement
 from moesim.registry import make
-from moesim.serving.view import QueueView
 from moesim.sim.inputs import prepare
 from moesim.sim.operators import Operators
 from moesim.sim.server import Server

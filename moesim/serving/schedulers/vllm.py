@@ -5,7 +5,7 @@
 >>> scheduler = Vllm(max_batch=2, max_tokens=16)
 >>> for _ in range(4):           # two prompts in one step, the second cut to fit; then its rest beside a decode
 ...     requests, tokens = scheduler.plan(group)
-...     _ = group.ran(requests, tokens)
+...     _ = group.complete(group.advance(requests, tokens))
 ...     print(dict(zip(requests.tolist(), tokens.tolist())))
 {0: 5, 1: 11}
 {0: 1, 1: 15}
@@ -29,8 +29,8 @@ class Vllm:
     """vLLM's V1 scheduler (v1/core/sched/scheduler.py, 0.19): one budget of tokens for prompts and decodes.
 
     ``max_batch``: requests that run at once in a group (max_num_seqs). ``max_tokens``: tokens of a step
-    (max_num_batched_tokens). Memory is taken block by block; if it runs out, whoever came last is preempted and computes
-    everything again later, and nobody new is admitted in that step. ``chunked``: false runs prompts whole.
+    (max_num_batched_tokens). Memory is taken block by block; if it runs out, whoever came last is preempted and
+    computes everything again later, and nobody new is admitted in that step. ``chunked``: false runs prompts whole.
     """
 
     max_batch: Annotated[int, Field(ge=1)] = 256
@@ -40,11 +40,7 @@ class Vllm:
     def plan(self, group: Group) -> tuple[np.ndarray, np.ndarray]:
         """Return who runs in the next step of *group*, and how many tokens of each."""
         running = group.running
-        left = group.requests.left(running)
-        before = np.cumsum(left) - left
-        tokens = np.minimum(np.maximum(self.max_tokens - before, 0), left) if self.chunked else left
-        n = np.count_nonzero(tokens)
-        requests, tokens = group.room(running[:n], tokens[:n])
+        requests, tokens = group.room(running, self.max_tokens if self.chunked else None)
         if group.n_waiting == 0 or len(group.running) < len(running):
             return requests, tokens
         new, first = self._admit(group, self.max_tokens - int(tokens.sum()))
@@ -65,7 +61,7 @@ class Vllm:
                 if new or not alone:
                     break
                 count = target - found  # longer than any step may be: it runs alone
-            if not group.admit(request, found, found + count):
+            if not group.admit(request, found, count):
                 break
             new.append(request)
             first.append(count)
