@@ -36,5 +36,6 @@ def _typical(measured: pd.DataFrame, simulated: pd.DataFrame, quantity: str, div
     busy = both.to_numpy(float)[(both != 0).any(axis=1)] / divisor
     if not len(busy):
         return "never above 0"
-    error, mean = (f"{x:,.0f}" if x >= 100 else f"{x:.2g}" for x in (np.median(np.abs(np.diff(busy))), busy[:, 0].mean()))
+    numbers = np.median(np.abs(np.diff(busy))), busy[:, 0].mean()
+    error, mean = (f"{number:,.0f}" if number >= 100 else f"{number:.2g}" for number in numbers)
     return f"median error {error}, mean {mean}"

@@ -27,8 +27,8 @@ class Comparison:
 
     ``errors``: metric, statistic, measured, simulated, error_percent. ``ranks``: metric, requests, spearman, kendall,
     median_error_percent (absolute, per request). ``timeline_errors``: quantity, measured_mean,
-    simulated_mean, median_error (absolute, over the ticks in which one of the two is not 0), median_error_percent (of the
-    measured mean).
+    simulated_mean, median_error (absolute, over the ticks in which one of the two is not 0), median_error_percent (of
+    the measured mean).
     ``requests``: request, ``<metric>_measured_s``, ``<metric>_simulated_s``. ``timeline``: both, told apart by source.
     """
 

@@ -14,26 +14,11 @@ def simulated(result: Result, scenario: Scenario, ends: np.ndarray) -> Run:
     """Return *result* of *scenario* as a run, its timeline on the ticks that end at *ends* (seconds)."""
     table = result.requests
     requests = pd.DataFrame({
-        "request": table["request"], "arrival_s": table["arrival_s"], "queued_s": queued_s(result, scenario),
+        "request": table["request"], "arrival_s": table["arrival_s"], "queued_s": table["queued_s"],
         "scheduled_s": table["scheduled_s"], "first_token_s": table["first_token_s"], "last_token_s": table["finish_s"],
         "prompt_tokens": table["prompt_tokens"], "output_tokens": table["output_tokens"]})
     return Run(requests, _timeline(result, scenario, ends),
                {"path": "", "model": scenario.model.name, "clock": "", "engine": {}, "workload": None})
-
-
-def queued_s(result: Result, scenario: Scenario) -> np.ndarray:
-    """Return when the engine took each request into its queue: as its first step after the arrival began.
-
-    An engine looks at what has arrived between two steps, and only then (vLLM V1: EngineCore.run_busy_loop, whose
-    ``queued_ts`` this is). NaN for a request that was refused.
-    """
-    arrival, island = result.requests["arrival_s"].to_numpy(), _island(result, scenario)
-    found = np.full(len(arrival), np.nan)
-    for i, steps in _of_islands(result):
-        starts = steps["start_s"].to_numpy()
-        mine = np.flatnonzero(island == i)
-        found[mine] = starts[np.searchsorted(starts, arrival[mine], "left")]
-    return found
 
 
 def token_s(result: Result, scenario: Scenario) -> list[np.ndarray | None]:

@@ -15,7 +15,7 @@ import moesim
 from moesim import runs
 from moesim.runs.replay import requests_of
 from moesim.runs.run import Run, of_requests, rate
-from moesim.runs.simulated import queued_s, token_s
+from moesim.runs.simulated import token_s
 
 # request  arrives  queued  scheduled  first  last  prompt  output      ttft  tpot            e2e  (from the queue)
 #    0      0.0      0.0      0.0       0.5    2.5    10      5         0.5   2.0 / 4 = 0.5   2.5
@@ -227,7 +227,10 @@ def test_what_is_simulated_is_read_off_the_steps(repo: Path) -> None:
     steps, requests = found.result.steps, found.result.requests
     second = steps["start_s"].iloc[1]
     assert 0 < 1e-5 < second
-    assert queued_s(found.result, scenario).tolist() == [0.0, second, 1.0]
+    compared = found.comparison.requests
+    assert compared["e2e_simulated_s"].tolist() == (requests["finish_s"] - requests["queued_s"]).tolist()
+    assert compared["e2e_from_arrival_simulated_s"].tolist() == requests["e2e_s"].tolist()
+    assert requests["queued_s"].tolist() == [0.0, second, 1.0]
     ends = steps["end_s"].tolist()
     tokens = token_s(found.result, scenario)
     assert [len(t) for t in tokens if t is not None] == [5, 3, 1]
