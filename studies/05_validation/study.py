@@ -1,7 +1,7 @@
 """How close does the simulator come to vLLM on real GPUs? Make everything in this folder again.
 
 Run `python studies/05_validation/study.py FOLDER`: FOLDER is a clone of casys-kaist/LLMServingSim (docs/howto/
-validate-against-a-run.md says which commit), or any folder that holds runs and profiles. It simulates both runs, writes the
+validate-against-a-run.md says which commit), or a folder with runs and profiles. It simulates both runs, writes the
 error table beside the one that LLMServingSim 2.0 published on the same runs, and a report of each.
 """
 
