@@ -115,7 +115,7 @@ class Group:
 
         Return who has room, and the tokens of each. Where there is too little, whoever runs and is last (largest
         priority number, then number) is preempted; what it was given in this step, others may have. Who is preempted
-        in its own turn holds back those behind it (as in vLLM).
+        in its own turn holds back those behind it (as in vLLM), so that nobody may be left: ask again.
         """
         left = self.requests.left(requests)
         tokens = left if budget is None else np.clip(budget - (np.cumsum(left) - left), 0, left)
