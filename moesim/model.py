@@ -103,7 +103,8 @@ class ModelSpec(Spec):
     @property
     def gate_gemm(self) -> Gemm:
         """Return the gate's matrix in a layer with E experts; every device has the whole."""
-        return Gemm("gate", self.n_experts, self.hidden, self._table_dtype, self._experts.bias or self._experts.gate_bias)
+        bias = self._experts.bias or self._experts.gate_bias
+        return Gemm("gate", self.n_experts, self.hidden, self._table_dtype, bias)
 
     def expert_gemms(self, tp: int = 1) -> Gemms:
         """Return the matrices of one routed expert, gate and up projection fused (one device's of *tp*)."""

@@ -26,6 +26,7 @@ KINDS = {
     "all_to_all": ("moesim.network.all_to_all", "stages"),
     "all_reduce": ("moesim.network.all_reduce", "rounds"),
     "kernel_model": ("moesim.kernels.models", "time_s"),
+    "layer_profile": ("moesim.kernels.profiles", "read"),
     "measurement_format": ("moesim.kernels.formats", "read"),
     "solver": ("moesim.placement.solvers", "solve"),
     "objective": ("moesim.placement.objectives", "costs"),

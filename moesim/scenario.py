@@ -10,117 +10,15 @@ import numpy as np
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from moesim import config
-from moesim.config import DataPath, Named, Spec
+from moesim.config import Named, Spec
 from moesim.hardware import HardwareSpec
 from moesim.kernels import load as load_kernels
 from moesim.model import ModelSpec
 from moesim.network import Messages
 from moesim.registry import Part, name_of
 from moesim.requests import ClosedLoop, Requests
-from moesim.synthetic import SyntheticTrace
-from moesim.units import Seconds, pretty
-
-
-class TraceInput(Spec):
-    """Where the routing comes from and how simulated requests are joined with it.
-
-    ``paired``: the simulated requests are the trace's own, prompt and output as recorded. ``resampled``: each simulated
-    request draws the token rows of one traced request, in order, wrapping around. The first part of the requests
-    (``profile_fraction``) is what placement solvers see; the simulation runs on the rest.
-    ``scaled``: the traced model had other widths than the simulated one (the routing is real, the sizes are a what-if).
-    """
-
-    path: DataPath | None = None
-    synthetic: SyntheticTrace | None = None
-    join: Literal["paired", "resampled"] = "resampled"
-    profile_fraction: float = Field(default=0.5, gt=0, lt=1)
-    scaled: bool = False
-    any_phase: bool = False  # a trace without rows of one phase serves its other rows in their place
-
-    @model_validator(mode="after")
-    def _one_source(self) -> TraceInput:
-        if (self.path is None) == (self.synthetic is None):
-            raise ValueError("give exactly one of path (a captured trace) and synthetic (a labelled generator)")
-        return self
-
-
-class Parallelism(Spec):
-    """How the model is spread over the devices.
-
-    ``tp``: devices that share each attention and dense operator; the machine holds n_devices / tp such groups, each
-    with requests of its own, and every routed expert is whole on a device. ``ep``: devices that share the experts of a
-    copy of the model, and so step together (left out: all; without experts: ``tp``); the machine holds n_devices / ep
-    such islands.
-    ``mode``: what expert parallelism means (docs/background/expert-parallelism.md). ``context``: what a device sends
-    all others about the tokens it produced in a step of ``context_coherent`` (arXiv 2401.08383 leaves it open).
-    ``deduplicate``: a token goes once to each device that holds some of its experts, not once per expert.
-    """
-
-    tp: int = Field(default=1, ge=1)
-    ep: int | None = Field(default=None, ge=1)
-    mode: Literal["dispatch_combine", "context_coherent"] = "dispatch_combine"
-    context: Literal["kv", "hidden"] = "kv"
-    deduplicate: bool = True
-
-
-class Online(Spec):
-    """Experts placed again during the run (docs/howto/replace-online.md), from the routing of the steps just run.
-
-    ``every``: steps from one decision to the next. ``window``: the last steps before it, all that the solver sees (left
-    out: as many as ``every``). SGLang's defaults are 1000 and 1000, vLLM's 3000 and 1000. ``solver``: left out,
-    ``placement.solver``. ``blocking``: the engine stands still while weights move; else they move beside the steps, one
-    layer at a time, and a layer changes over at the first step after its experts have arrived. ``solve_time`` passes
-    between the end of the window and the first byte, while steps go on. ``imbalance``: the load max/mean of the window
-    from which experts are placed again (SGLang's --eplb-min-rebalancing-utilization-threshold asks for its inverse).
-    """
-
-    every: int = Field(ge=1)
-    window: int | None = Field(default=None, ge=1)
-    solver: Annotated[Any, Part("solver", optional=True)] = None
-    blocking: bool = True
-    solve_time: Seconds = 0.0  # assumed: a processor beside has solved before the next step begins
-    imbalance: float = Field(default=1.0, ge=1, allow_inf_nan=False)
-
-
-class PlacementInput(Spec):
-    """Experts to devices: found by ``solver`` from the profile part of the trace, or read from ``path``.
-
-    With ``online`` that is where they begin.
-    """
-
-    solver: Annotated[Any, Part("solver", optional=True)] = None
-    path: DataPath | None = None
-    online: Online | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> PlacementInput:
-        if (self.solver is None) == (self.path is None):
-            raise ValueError("give exactly one of solver and path")
-        if self.online is not None and self.solver is None and self.online.solver is None:
-            raise ValueError("online needs a solver, a path holds one placement; give online.solver")
-        return self
-
-
-class KVMemory(Spec):
-    """Keys and values of a group: blocks of ``block`` tokens, as many as there is memory for, or ``blocks``.
-
-    ``prefix_cache``: requests that begin with the same tokens share blocks, and blocks of finished requests are kept
-    until their room is needed; needs the tokens of requests (docs/reference/scenario.md).
-    """
-
-    block: int = Field(default=16, ge=1)  # vLLM's default
-    blocks: int | None = Field(default=None, ge=1)
-    prefix_cache: bool = False
-
-
-class Background(Spec):
-    """Traffic of others on the same network: ``flows`` (a table as ``run_flows`` reads it), again in every ``period``.
-
-    src and dst are devices, start_s counts from the start of a period; the first one begins at time 0.
-    """
-
-    flows: DataPath
-    period: Seconds = Field(gt=0)
+from moesim.sections import Background, EngineOptions, KVMemory, Online, Parallelism, PlacementInput, TraceInput
+from moesim.units import pretty
 
 
 def _of_device(value: Any, info: ValidationInfo) -> Any:
@@ -150,7 +48,9 @@ class Scenario(Spec):
     all_to_all: Annotated[Any, Part("all_to_all")] = Field(default="flat", validate_default=True)
     kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(_of_device)] = Field(None, validate_default=True)
     kv: KVMemory = KVMemory()
+    engine: EngineOptions = EngineOptions()
     too_long: Literal["stop", "refuse"] = "stop"  # requests that fit into no group's memory, or not into the context
+    profile: Annotated[Any, Part("layer_profile", optional=True)] = None  # in place of kernels
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
     detail: Literal["steps", "events"] = "steps"
     overlap: Literal["none", "two_batch"] = "none"  # halves of a batch side by side: one computes, one communicates
@@ -229,7 +129,7 @@ def _islands(scenario: Scenario) -> Iterable[Fact]:
     machine, parallelism, size = scenario.hardware, scenario.parallelism, scenario.island_size
     if size % parallelism.tp or machine.n_devices % size or (size > machine.devices_per_node
                                                             and size % machine.devices_per_node):
-        yield "parallelism.ep", (f"{size} must be a multiple of parallelism.tp ({parallelism.tp}), and a part of a node "
+        yield "parallelism.ep", (f"{size} must be a multiple of parallelism.tp ({parallelism.tp}), and part of a node "
                                  f"({machine.devices_per_node} devices) or whole nodes that divide the machine")
     elif scenario.n_islands > 1:
         for name, used in (("parallelism.mode", parallelism.mode == "context_coherent"),
@@ -269,6 +169,13 @@ def _exchange(scenario: Scenario) -> Iterable[Fact]:
 
 def _sharing(scenario: Scenario) -> Iterable[Fact]:
     online = scenario.online
+    if scenario.parallelism.dispatch == "all_gather":
+        for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
+                           ("parallelism.mode", scenario.parallelism.mode == "context_coherent")):
+            if used:
+                yield name, "does not go with parallelism.dispatch all_gather; use all_to_all"
+    if scenario.profile is not None and scenario.parallelism.mode == "context_coherent":
+        yield "profile", "does not go with parallelism.mode context_coherent, whose tokens move; use kernels"
     if scenario.detail == "steps":
         for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
                            ("placement.online.blocking", online is not None and not online.blocking)):

@@ -33,6 +33,7 @@ from moesim.trace import DECODE, PREFILL, RoutingTrace, TraceError
 # A single-precision draw is now and then exactly 0, whose logarithm is not a logit: half the smallest step above.
 _SMALLEST_DRAW = np.float32(2.0**-25)
 _STRICT = ConfigDict(extra="forbid")
+_AT_ONCE = 4096  # tokens whose logits are in memory together
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -173,6 +174,11 @@ class _Gate:
         chosen = np.empty((lengths.sum(), layers, top_k), dtype=np.uint16)
         probs = np.empty(chosen.shape, dtype=np.float16)
         first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        if not self.coupling.any() and not self.repeat:  # nothing depends on the token before: all at once
+            for some in np.array_split(np.arange(lengths.sum()), -(-lengths.sum() // _AT_ONCE)):
+                chosen[some], probs[some] = self._token(np.repeat(np.arange(len(lengths)), lengths)[some]
+                                                        % self.domains, None)
+            return chosen, probs
         longest_first = np.argsort(-lengths, kind="stable")
         for position in range(lengths.max()):
             active = longest_first[:np.count_nonzero(lengths > position)]

@@ -20,6 +20,7 @@ FLOORS = [
     {"result"},
     {"metrics"},
     {"scenario"},
+    {"sections"},
     {"serving", "placement", "network", "kernels", "transforms", "capture"},
     {"trace_stats", "synthetic"},
     {"formats"},

@@ -91,9 +91,10 @@ def predicted_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> fl
     inputs = _inputs(case, device, kernels, ids)
     prompts, rows = np.array(step.prompts, np.int64), np.arange(len(ids))
     new, zeros = int(prompts.sum()), np.zeros(count, np.int64)
+    none = np.zeros(0, np.int64)
     batch = Batch(np.arange(len(prompts)), prompts, np.zeros(len(prompts), np.int64), np.ones(len(prompts), bool),
                   np.zeros(len(prompts), np.int64), rows[:new],
-                  np.arange(count) + len(prompts), np.array(step.contexts, np.int64), zeros, rows[new:])
+                  np.arange(count) + len(prompts), np.array(step.contexts, np.int64), zeros, rows[new:], none, none)
     network = Network.of(inputs.scenario.hardware, inputs.scenario.balancing, 0)
     return float(DispatchCombine(inputs, network).step(batch).seconds.sum())
 

@@ -28,7 +28,7 @@ class Requests:
         self.produced = np.zeros(n, np.int64)
         self.computed = np.zeros(n, np.int64)
         self.group = np.full(n, -1)
-        self.scheduled_s, self.first_token_s, self.finish_s = np.full((3, n), np.nan)
+        self.queued_s, self.scheduled_s, self.first_token_s, self.finish_s = np.full((4, n), np.nan)
         self.preemptions, self.cached = np.zeros((2, n), np.int64)
 
     def __len__(self) -> int:
@@ -40,8 +40,9 @@ class Requests:
         return self.prompt + self.output - 1
 
     def left(self, requests: np.ndarray) -> np.ndarray:
-        """Return the tokens that *requests* have to compute before each produces its next one."""
-        return self.prompt[requests] + self.produced[requests] - self.computed[requests]
+        """Return the tokens that *requests* compute before each produces its next one; 0 if it has produced all."""
+        known = self.prompt[requests] + np.minimum(self.produced[requests], self.output[requests] - 1)
+        return known - self.computed[requests]
 
 
 class Group:
@@ -103,13 +104,6 @@ class Group:
         self.requests.preemptions[request] += 1
         self._wait(request)
 
-    def leave(self, finished: np.ndarray) -> None:
-        """Forget *finished* requests and free their memory."""
-        self.running = self.running[~np.isin(self.running, finished)]
-        for request in finished.tolist():
-            self.pool.release(request)
-        self.promised -= int(self.requests.stored[finished].sum())
-
     def room(self, requests: np.ndarray, budget: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Make room for what *requests*, which run, compute next: in order, *budget* tokens in all (None: any number).
 
@@ -119,6 +113,8 @@ class Group:
         """
         left = self.requests.left(requests)
         tokens = left if budget is None else np.clip(budget - (np.cumsum(left) - left), 0, left)
+        if not tokens.all():  # beyond the budget, or all its tokens are on their way
+            requests, left, tokens = requests[left > 0], left[left > 0], tokens[left > 0]
         n = np.count_nonzero(tokens)
         served, tokens = requests[:n], tokens[:n]
         if not self.pool.grow_all(served, self.requests.computed[served] + tokens):
@@ -131,8 +127,7 @@ class Group:
         live, given, gone = self.requests, dict[int, int](), set[int]()
         free = float("inf") if budget is None else budget
         for request in requests:
-            left = int(live.prompt[request] + live.produced[request] - live.computed[request])
-            count = int(min(left, free))
+            count = int(min(live.left(np.array([request]))[0], free))
             if count == 0:
                 break
             while request not in gone and not self.pool.grow(request, int(live.computed[request]) + count):
@@ -147,19 +142,30 @@ class Group:
                 free -= count
         return _table(given)
 
-    def ran(self, requests: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Note that *tokens* more of each of *requests* are computed; return who produced a token, and who is done.
-
-        Whoever is done leaves.
-        """
+    def advance(self, requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Note that a step computes *tokens* more of each of *requests*; return those of which it produces a token."""
         live = self.requests
         live.computed[requests] += tokens
         stepped = requests[live.left(requests) == 0]
         live.produced[stepped] += 1
-        done = stepped[live.produced[stepped] == live.output[stepped]]
+        return stepped
+
+    def complete(self, stepped: np.ndarray) -> np.ndarray:
+        """Return which of *stepped*, whose tokens have come, are done; they leave."""
+        done = stepped[self.requests.produced[stepped] == self.requests.output[stepped]]
         if len(done):
-            self.leave(done)
-        return stepped, done
+            self._leave(done)
+        return done
+
+    def _leave(self, done: np.ndarray) -> None:
+        here = ~np.isin(self.running, done)
+        if len(self.running) - np.count_nonzero(here) < len(done):  # preempted while its last token was computed
+            self._waiting = [entry for entry in self._waiting if entry[1] not in done]
+            heapq.heapify(self._waiting)
+        self.running = self.running[here]
+        for request in done.tolist():
+            self.pool.release(request)
+        self.promised -= int(self.requests.stored[done].sum())
 
 
 def _table(given: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:

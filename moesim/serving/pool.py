@@ -1,4 +1,4 @@
-"""The KV memory of a group of devices: blocks of a fixed number of tokens, counted, and shared where prompts begin alike.
+"""The KV memory of a group of devices: blocks of a fixed number of tokens, shared where requests begin alike.
 
 ``Pool`` counts blocks; ``PrefixPool`` knows them one by one, keeps those of finished requests until their room is
 needed, and finds them again by what their tokens are (prefix caching as in vLLM, arXiv 2309.06180 section 4.4 and the

@@ -1,7 +1,7 @@
 """What one step costs: seconds of every phase on every device, and bytes on every link.
 
 A step is the model's layers, and after them one entry more for what closes the step (output head,
-context exchange). A layer is phases, in the order of ``PHASES``; which of them wait for other devices
+context exchange, what the host adds). A layer is phases, in the order of ``PHASES``; which of them wait for others
 is in ``SYNC``. Both engines evaluate the same ``StepCost``.
 """
 
@@ -16,8 +16,8 @@ from moesim.sim.traffic import Traffic
 LOCAL, GROUP, ALL = 0, 1, 2  # a phase runs on one device, or starts when its tensor-parallel group, or all, are there
 
 PHASES = ("attention", "attention_reduce", "gate", "dispatch", "shared", "experts", "combine", "dense", "dense_reduce",
-          "head", "context")
-SYNC = np.array([LOCAL, GROUP, LOCAL, ALL, LOCAL, LOCAL, ALL, LOCAL, GROUP, LOCAL, ALL], dtype=np.int8)
+          "head", "context", "host")
+SYNC = np.array([LOCAL, GROUP, LOCAL, ALL, LOCAL, LOCAL, ALL, LOCAL, GROUP, LOCAL, ALL, LOCAL], dtype=np.int8)
 INDEX = {name: i for i, name in enumerate(PHASES)}
 
 
@@ -27,7 +27,8 @@ class Batch:
 
     ``prefill_*``: per prompt, or chunk of one, its request number, tokens, tokens before it that are in memory, whether
     its last token gives an output token, and its group; ``prefill_rows``: trace rows of all its tokens. ``decode_*``:
-    per decoding request, its number, context length with the new token, group and trace row.
+    per decoding request, its number, context length with the new token, group and trace row. ``pad_*``: group and row
+    of tokens that only fill up what was captured.
     """
 
     prefill: np.ndarray
@@ -40,6 +41,18 @@ class Batch:
     decode_kv: np.ndarray
     decode_group: np.ndarray
     decode_rows: np.ndarray
+    pad_group: np.ndarray
+    pad_rows: np.ndarray
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return the trace rows of all tokens, prompts first, then decodes, then padding."""
+        return np.concatenate([self.prefill_rows, self.decode_rows, self.pad_rows])
+
+    def tokens(self, n_groups: int) -> np.ndarray:
+        """Return how many tokens each of *n_groups* groups runs, padding too."""
+        return (np.bincount(self.decode_group, minlength=n_groups) + np.bincount(self.pad_group, minlength=n_groups)
+                + np.bincount(self.prefill_group, self.prefill_tokens, n_groups).astype(np.int64))
 
     @property
     def sampled_group(self) -> np.ndarray:
@@ -52,8 +65,8 @@ class Batch:
         return len(self.prefill_rows)
 
     def home(self, tp: int) -> np.ndarray:
-        """Return the device of every token, prompts first: its group's devices take turns. int32 [T]."""
-        group = np.concatenate([np.repeat(self.prefill_group, self.prefill_tokens), self.decode_group])
+        """Return the device of every token in the order of ``rows``: its group's devices take turns. int32 [T]."""
+        group = np.concatenate([np.repeat(self.prefill_group, self.prefill_tokens), self.decode_group, self.pad_group])
         if tp == 1:
             return group.astype(np.int32)
         order = np.argsort(group, kind="stable")

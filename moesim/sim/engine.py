@@ -111,7 +111,7 @@ class Engine:
         self._next += 1
         if self._refused[request]:
             return self._send(float(self._live.arrival_s[request]))
-        able = range(len(groups))
+        able = list(range(len(groups)))
         if not self._even:
             blocks = groups[0].pool.blocks(int(self._live.stored[request]))
             able = [g for g in able if groups[g].pool.capacity >= blocks]
@@ -139,7 +139,8 @@ class Engine:
         live = self._live
         requests = pd.DataFrame({
             "request": np.arange(len(live)), "group": live.group, "arrival_s": live.arrival_s,
-            "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s, "finish_s": live.finish_s,
+            "queued_s": live.queued_s, "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s,
+            "finish_s": live.finish_s,
             "prompt_tokens": live.prompt, "output_tokens": live.output, "cached_tokens": live.cached,
             "preemptions": live.preemptions, "refused": self._refused, "ttft_s": live.first_token_s - live.arrival_s,
             "tpot_s": np.where(live.output > 1, live.finish_s - live.first_token_s, np.nan)

@@ -10,7 +10,7 @@ Letters: L model layers, M of them with experts, D devices, G tensor-parallel gr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from moesim.sim import routing
 from moesim.sim.cost import INDEX, Batch, StepCost
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Operators
+from moesim.sim.profiled import Profiled
 from moesim.sim.traffic import of_exchange, of_gather, of_reduction
 
 
@@ -52,9 +53,10 @@ class _Common:
         self.scenario: Scenario = inputs.scenario
         self.slots = routing.SlotMap.none()
         self._spaces: list[_Space] = []
+        self._gathers: dict[bytes, list[tuple[str, float, np.ndarray]]] = {}
         self.model = inputs.scenario.model
         self.network = network
-        self.operators = Operators(inputs.scenario)
+        self.operators: Any = (Profiled if inputs.scenario.profile is not None else Operators)(inputs.scenario)
         if inputs.routing is not None:
             self.chosen = np.ascontiguousarray(inputs.trace.chosen)
             self.place(inputs.placement)
@@ -82,6 +84,24 @@ class _Common:
                 copies, returns, np.zeros((*shape, nodes), np.int32) if needed else None))
         return self._spaces[half].clear()
 
+    def _gather(self, cost: StepCost, at_home: np.ndarray) -> None:
+        """Put dispatch by all-gather into *cost*, and combine by reduce-scatter: all devices get all tokens [D].
+
+        Hidden states, weights and numbers of the chosen experts (4 bytes each; assumed) are gathered one after another.
+        """
+        key = at_home.tobytes()  # the same few sizes come again and again
+        if key not in self._gathers:
+            small = at_home * (4.0 * self.model.top_k)
+            gathered = [self.network.all_gather(sent) for sent in (at_home * self.token_bytes, small, small)]
+            summed = self.network.reduce_scatter(np.array([at_home.sum() * self.token_bytes]), self.n_devices)
+            self._gathers[key] = [
+                (phase, sum(float(np.max(part.time_s)) for part in parts),
+                 np.sum([part.loads.ravel() for part in parts], axis=0))
+                for phase, parts in (("dispatch", gathered), ("combine", [summed]))]
+        for phase, time_s, loads in self._gathers[key]:
+            cost.put(phase, self.moe, time_s)
+            cost.add_bytes(phase, loads * len(self.moe))
+
     def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, visits: np.ndarray | None = None,
                   reverse: bool = False) -> None:
         """Put the all-to-all of *copies* [M, D, D] of hidden states into *cost* as *phase* of layers with experts."""
@@ -91,6 +111,12 @@ class _Common:
         cost.add_bytes(phase, collective.loads)
         cost.note_traffic(phase, of_exchange(self.network, part, messages, self.token_bytes, reverse,
                                              (self.moe, collective.loads)))
+
+    def _host(self, cost: StepCost, batch: Batch) -> None:
+        """Put what the host adds into *cost*."""
+        added_s = self.scenario.engine.added_s(int(batch.tokens(self.scenario.n_groups).max()))
+        if added_s:
+            cost.put("host", -1, added_s)
 
     def _prompt_attention(self, batch: Batch) -> np.ndarray:
         """Return the seconds of attention of each prompt, for each window of the model: [windows, P]."""
@@ -112,20 +138,18 @@ class DispatchCombine(_Common):
         cost = space.cost
         self._attention(cost, batch)
         if len(self.moe):
-            self._experts(space, np.concatenate([batch.prefill_rows, batch.decode_rows]), batch.home(self.tp))
+            self._experts(space, batch.rows, batch.home(self.tp))
         samples = np.bincount(batch.sampled_group, minlength=self.scenario.n_groups)
-        cost.put("head", -1, np.repeat(self.operators.head(samples), self.tp))
+        tokens = batch.tokens(self.scenario.n_groups)
+        cost.put("head", -1, np.repeat(self.operators.head(samples, tokens), self.tp))
+        self._host(cost, batch)
         return cost
 
     def _attention(self, cost: StepCost, batch: Batch) -> None:
         """Put attention and, in layers without experts, the feed-forward into *cost*; with tp > 1 their all-reduces."""
         n_groups = self.scenario.n_groups
-        requests = np.bincount(batch.decode_group, minlength=n_groups)
-        tokens = requests + np.bincount(batch.prefill_group, batch.prefill_tokens, n_groups)
-        seconds = np.stack([
-            np.bincount(batch.prefill_group, prompts, n_groups)
-            + self.operators.decode_attention(requests, np.bincount(batch.decode_group, kv, n_groups))
-            for prompts, kv in zip(self._prompt_attention(batch), self._windowed(batch.decode_kv), strict=True)])
+        tokens = batch.tokens(n_groups)
+        seconds = self.operators.attention(batch, n_groups)
         seconds += self.operators.projections(tokens)
         cost.put("attention", slice(0, -1), np.repeat(seconds, self.tp, axis=1)[self.operators.window_of_layer])
         if len(self.dense):
@@ -150,16 +174,20 @@ class DispatchCombine(_Common):
     def _experts(self, space: _Space, rows: np.ndarray, home: np.ndarray) -> None:
         """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into the cost of *space*."""
         cost, tokens, copies, _, visits = space
+        gather = self.scenario.parallelism.dispatch == "all_gather"
         routing.dispatch(self.chosen[rows], home, self.slots.device, self.slots.slot, self.per_node,
-                         self.scenario.parallelism.deduplicate, tokens, copies, visits)
+                         self.scenario.parallelism.deduplicate, tokens, None if gather else copies, visits)
         at_home = np.bincount(home, minlength=self.n_devices)
         cost.put("gate", self.moe, self.operators.gate(at_home))
-        self._exchange(cost, "dispatch", copies, visits)
+        if gather:
+            self._gather(cost, at_home)
+        else:
+            self._exchange(cost, "dispatch", copies, visits)
+            self._exchange(cost, "combine", copies, visits, reverse=True)
         if len(self._shared):
             cost.put("shared", self.moe, self.operators.shared(at_home))
         cost.put("experts", self.moe, self.operators.experts(tokens))
         cost.note_load(tokens)
-        self._exchange(cost, "combine", copies, visits, reverse=True)
 
 
 class ContextCoherent(_Common):
@@ -187,6 +215,7 @@ class ContextCoherent(_Common):
         cost.note_load(tokens)
         self._combine(cost, batch, returns)
         self._close(cost, batch, present)
+        self._host(cost, batch)
         return cost
 
     def _count(self, where: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -223,7 +252,7 @@ class ContextCoherent(_Common):
     def _close(self, cost: StepCost, batch: Batch, present: np.ndarray) -> None:
         """Put the output head and the exchange of context into *cost*."""
         samples = present[-1] + np.bincount(batch.prefill_group[batch.prefill_sampled], minlength=self.n_devices)
-        cost.put("head", -1, self.operators.head(samples))
+        cost.put("head", -1, self.operators.head(samples, present[-1]))
         if self.scenario.parallelism.context == "kv":
             sent = present[self._segment].sum(axis=0) * self.model.kv_bytes_per_token_per_layer
         else:

@@ -48,4 +48,5 @@ def _part(batch: Batch, prompt: np.ndarray, decode: np.ndarray) -> Batch:
     return Batch(batch.prefill[prompt], batch.prefill_tokens[prompt], batch.prefill_past[prompt],
                  batch.prefill_sampled[prompt], batch.prefill_group[prompt],
                  batch.prefill_rows[np.repeat(prompt, batch.prefill_tokens)],
-                 batch.decode[decode], batch.decode_kv[decode], batch.decode_group[decode], batch.decode_rows[decode])
+                 batch.decode[decode], batch.decode_kv[decode], batch.decode_group[decode], batch.decode_rows[decode],
+                 batch.pad_group[:0], batch.pad_rows[:0])

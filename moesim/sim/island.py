@@ -7,6 +7,7 @@ a step is as long as the slowest group needs, and a group without work takes par
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from moesim.sim.record import Record
 from moesim.sim.replacing import Replacing
 from moesim.sim.steps import StepClock
 
+Work = tuple[np.ndarray, np.ndarray]  # requests, and tokens of each
+
 
 class Island:
     """*groups* on the devices of *inputs*' scenario, which serve some of the requests *live*."""
@@ -36,6 +39,8 @@ class Island:
         self.replacing = Replacing(inputs, network, self.record) if scenario.online else None
         self.peak = np.zeros(len(groups), np.int64)  # blocks in use
         self._clock = _clock(scenario, network)
+        self._planned: list[Work] | None = None
+        self._n_rows = inputs.trace.n_tokens if inputs.routing is not None else 1
         self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
 
     @property
@@ -52,6 +57,7 @@ class Island:
         """Let *request*, which has arrived, wait in *group*."""
         if not self.busy:
             self.wait_until(float(self._live.arrival_s[request]))
+        self._live.queued_s[request] = self.now
         self.groups[group].add(request)
 
     def wait_until(self, time_s: float) -> None:
@@ -72,52 +78,82 @@ class Island:
     def step(self) -> np.ndarray:
         """Run one forward pass; return the requests that are done.
 
-        Raises ``RuntimeError`` if the scheduler runs nothing although requests wait.
+        If the engine schedules asynchronously, the step after it is planned as it begins. Raises ``RuntimeError`` if
+        the scheduler runs nothing although requests wait.
         """
-        planned = [self._scenario.scheduler.plan(group) for group in self.groups]
-        if not sum(len(requests) for requests, _ in planned):
+        planned = self._planned or self._plan()
+        if planned is None:
             raise RuntimeError("the scheduler runs nothing although requests wait")
         batch = self._batch(planned)
+        stepped = [group.advance(*work) for group, work in zip(self.groups, planned, strict=True)]
         self.peak = np.maximum(self.peak, [g.pool.capacity - g.pool.free for g in self.groups])
-        facts = {"start_s": self.now, "end_s": self.now, "prefill_tokens": batch.n_prefill_tokens,
-                 "decode_tokens": len(batch.decode), "decode_rows": len(np.unique(batch.decode_rows)),
-                 "running": sum(len(g.running) for g in self.groups),
-                 "waiting": sum(g.n_waiting for g in self.groups),
-                 "kv_tokens": sum(int(self._live.computed[g.running].sum()) for g in self.groups)}
+        facts = self._facts(batch)
+        self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
         self.record.add(facts, costs, starts)
         if self.replacing is not None:
             self.replacing.saw(batch)
-        return self._finish(planned)
+        return self._finish(stepped)
 
-    def _batch(self, planned: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
-        """Return the tokens of the step; who is scheduled for the first time is noted."""
+    def _plan(self) -> list[Work] | None:
+        """Return what each group runs next; None if nobody runs anything."""
+        planned = [self._scenario.scheduler.plan(group) for group in self.groups]
+        requests = np.concatenate([requests for requests, _ in planned])
+        scheduled = self._live.scheduled_s
+        new = requests[np.isnan(scheduled[requests])]
+        if len(new):
+            scheduled[new] = self.now
+        return planned if len(requests) else None
+
+    def _facts(self, batch: Batch) -> dict[str, Any]:
+        """Return what the record says of a step that begins."""
+        groups = self.groups
+        return {"start_s": self.now, "end_s": self.now, "prefill_tokens": batch.n_prefill_tokens,
+                "decode_tokens": len(batch.decode), "decode_rows": len(np.unique(batch.decode_rows)),
+                "running": sum(len(g.running) for g in groups), "waiting": sum(g.n_waiting for g in groups),
+                "kv_tokens": sum(int(self._live.computed[g.running].sum()) for g in groups)}
+
+    def _batch(self, planned: list[Work]) -> Batch:
+        """Return the tokens of the step."""
         live, rows = self._live, self._inputs.rows
         requests = np.concatenate([r for r, _ in planned])
         tokens = np.concatenate([t for _, t in planned])
         group = np.repeat(np.arange(len(planned)), [len(r) for r, _ in planned])
-        live.scheduled_s[requests[np.isnan(live.scheduled_s[requests])]] = self.now
         past = live.computed[requests]
         sampled = live.left(requests) == tokens
         decodes = sampled & (tokens == 1) & (live.produced[requests] > 0)  # else: a chunk of what is computed again
-        p, d = np.flatnonzero(~decodes), np.flatnonzero(decodes)
-        prompts, decoding = requests[p], requests[d]
-        return Batch(prompts, tokens[p], past[p], sampled[p], group[p],
-                     rows.span(prompts, live.prompt[prompts], past[p], tokens[p]), decoding, past[d] + 1, group[d],
-                     rows.decode(decoding, past[d] - live.prompt[decoding]))
+        d = np.flatnonzero(decodes)
+        decoding = requests[d]
+        pad_group, pad_rows = self._padding(np.bincount(group, tokens, len(planned)).astype(np.int64))
+        if len(d) == len(requests):
+            p, prompts, prompt_rows = d[:0], requests[:0], d[:0]
+        else:
+            p = np.flatnonzero(~decodes)
+            prompts = requests[p]
+            prompt_rows = rows.span(prompts, live.prompt[prompts], past[p], tokens[p])
+        return Batch(prompts, tokens[p], past[p], sampled[p], group[p], prompt_rows, decoding, past[d] + 1, group[d],
+                     rows.decode(decoding, past[d] - live.prompt[decoding]), pad_group, pad_rows)
 
-    def _finish(self, planned: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """Note what the step has produced."""
+    def _padding(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return group and trace row of every token that fills up a step of *tokens* [G] to a captured size.
+
+        What such tokens are is left in buffers from earlier steps: always the same rows of the trace.
+        """
+        more = self._scenario.engine.padded(tokens) - tokens
+        group = np.repeat(np.arange(len(tokens)), more)
+        return group, np.arange(len(group)) % self._n_rows
+
+    def _finish(self, stepped: list[np.ndarray]) -> np.ndarray:
+        """Note the tokens that have come, of the requests *stepped* of each group."""
         live, all_done = self._live, []
-        for group, (requests, tokens) in zip(self.groups, planned, strict=True):
+        for group, requests in zip(self.groups, stepped, strict=True):
             if len(requests):
-                stepped, done = group.ran(requests, tokens)
-                first = stepped[live.produced[stepped] == 1]
+                first = requests[np.isnan(live.first_token_s[requests])]
                 live.first_token_s[first] = self.now
-                all_done.append(done)
-        done = np.concatenate(all_done)
+                all_done.append(group.complete(requests))
+        done = np.concatenate(all_done) if all_done else np.empty(0, np.int64)
         live.finish_s[done] = self.now
         return done
 

@@ -14,6 +14,7 @@ import numpy as np
 from moesim import kernels
 from moesim.layers import DTYPE_BYTES, Gemm
 from moesim.scenario import Scenario
+from moesim.sim.cost import Batch
 
 # Values moved per token and hidden unit around one attention or feed-forward block: the norm with residual addition
 # reads the block's output and the residual, and writes both (assumed: one fused kernel, as in vLLM and SGLang).
@@ -50,7 +51,7 @@ class Operators:
 
     By number of tokens: ``projections`` (one attention block without attention itself), ``dense`` (feed-forward of a
     layer without experts) and ``gate`` (whose cost depends on the layer's experts), each with its norm and residual
-    addition; ``shared`` (shared experts, whole on every device) and ``head`` (output head).
+    addition; ``shared`` (shared experts, whole on every device).
     """
 
     def __init__(self, scenario: Scenario):
@@ -59,7 +60,8 @@ class Operators:
         processor, part = scenario.hardware.device.processor, scenario.kernels
         self._part, self._device = part, scenario.hardware.device.name
         stored = model.dtype
-        dtypes: set[str | None] = {stored.weights, stored.experts if model.moe else None, stored.activations, stored.embeddings}
+        dtypes: set[str | None] = {stored.weights, stored.experts if model.moe else None, stored.activations,
+                                   stored.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
         self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}  # of each operator, each shape's maximum
         attention, dense, shared, head = (model.attention_gemms(tp), model.dense_gemms(tp), model.shared_gemms(1),
@@ -69,7 +71,7 @@ class Operators:
         self._sizes = model.experts_per_layer.tolist()
         self._gates = {size: ByCount(partial(self._norm_and_gate, size)) for size in set(self._sizes)}
         self.shared = ByCount(lambda m: self._through(shared, m))
-        self.head = ByCount(lambda m: self._through(head, m))
+        self._head = ByCount(lambda m: self._through(head, m))
         windows = model.attention_windows
         self.windows, self.window_of_layer = np.unique(windows, return_inverse=True)
 
@@ -134,6 +136,22 @@ class Operators:
             return self._gates[self._sizes[0]](tokens)
         rows = np.broadcast_to(tokens, (len(self._sizes), tokens.shape[-1]))
         return np.stack([self._gates[size](row) for size, row in zip(self._sizes, rows, strict=True)])
+
+    def head(self, samples: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the output head on *samples*; looking up the embeddings of *tokens* is not charged."""
+        return self._head(samples)
+
+    def attention(self, batch: Batch, n_groups: int) -> np.ndarray:
+        """Return the seconds of a layer's attention in every group, for each window of the model: [windows, groups]."""
+        requests = np.bincount(batch.decode_group, minlength=n_groups)
+        found = []
+        for window in self.windows.tolist():
+            kv = np.minimum(batch.decode_kv, window) if window else batch.decode_kv
+            found.append(self.decode_attention(requests, np.bincount(batch.decode_group, kv, n_groups)))
+            if len(batch.prefill):
+                prompts = self.prefill_attention(batch.prefill_tokens, batch.prefill_past, window)
+                found[-1] = found[-1] + np.bincount(batch.prefill_group, prompts, n_groups)
+        return np.stack(found)
 
     def decode_attention(self, batch: np.ndarray, kv_tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of *batch* decoding requests with *kv_tokens* of context in all."""

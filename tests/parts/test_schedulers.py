@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moesim.serving.view import QueueView
 
 from moesim import registry
-from moesim.serving.view import QueueView
 
 
 @st.composite

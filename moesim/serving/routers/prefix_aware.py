@@ -21,9 +21,9 @@ from moesim.serving.group import Group
 class PrefixAware:
     """Cache-aware routing as in SGLang's router, which guesses from a tree of texts what this one sees in memory.
 
-    ``threshold``: share of the prompt that must be there to count. ``slack``: requests by which the fullest group may be
-    ahead of the emptiest; beyond, and without a match, the group with the fewest requests is chosen. (SGLang's defaults:
-    0.5 and 32.)
+    ``threshold``: share of the prompt that must be there to count. ``slack``: requests by which the fullest group may
+    be ahead of the emptiest; beyond, and without a match, the group with the fewest requests is chosen. (SGLang's
+    defaults: 0.5 and 32.)
     """
 
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -5,7 +5,7 @@
 >>> scheduler = DecodeFirst(max_batch=2, refill=0.5)
 >>> for _ in range(4):           # the third prompt comes when one of two requests is done
 ...     requests, tokens = scheduler.plan(group)
-...     _ = group.ran(requests, tokens)
+...     _ = group.complete(group.advance(requests, tokens))
 ...     print(dict(zip(requests.tolist(), tokens.tolist())))
 {0: 5, 1: 3}
 {0: 1, 1: 1}

@@ -5,7 +5,7 @@
 >>> scheduler = PrefillFirst(max_batch=2, max_tokens=16)
 >>> for _ in range(3):
 ...     requests, tokens = scheduler.plan(group)
-...     _ = group.ran(requests, tokens)
+...     _ = group.complete(group.advance(requests, tokens))
 ...     print(dict(zip(requests.tolist(), tokens.tolist())))
 {0: 5}
 {1: 30}

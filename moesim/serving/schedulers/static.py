@@ -5,7 +5,7 @@
 >>> scheduler = Static(max_batch=2)
 >>> for _ in range(4):
 ...     requests, tokens = scheduler.plan(group)
-...     _ = group.ran(requests, tokens)
+...     _ = group.complete(group.advance(requests, tokens))
 ...     print(dict(zip(requests.tolist(), tokens.tolist())))
 {0: 5, 1: 3}
 {0: 1, 1: 1}

@@ -5,7 +5,7 @@
 >>> scheduler = Vllm(max_batch=2, max_tokens=16)
 >>> for _ in range(4):           # two prompts in one step, the second cut to fit; then its rest beside a decode
 ...     requests, tokens = scheduler.plan(group)
-...     _ = group.ran(requests, tokens)
+...     _ = group.complete(group.advance(requests, tokens))
 ...     print(dict(zip(requests.tolist(), tokens.tolist())))
 {0: 5, 1: 11}
 {0: 1, 1: 15}
@@ -29,8 +29,8 @@ class Vllm:
     """vLLM's V1 scheduler (v1/core/sched/scheduler.py, 0.19): one budget of tokens for prompts and decodes.
 
     ``max_batch``: requests that run at once in a group (max_num_seqs). ``max_tokens``: tokens of a step
-    (max_num_batched_tokens). Memory is taken block by block; if it runs out, whoever came last is preempted and computes
-    everything again later, and nobody new is admitted in that step. ``chunked``: false runs prompts whole.
+    (max_num_batched_tokens). Memory is taken block by block; if it runs out, whoever came last is preempted and
+    computes everything again later, and nobody new is admitted in that step. ``chunked``: false runs prompts whole.
     """
 
     max_batch: Annotated[int, Field(ge=1)] = 256

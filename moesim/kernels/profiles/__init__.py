@@ -1,0 +1,1 @@
+"""Layer profiles: one part per file, each with ``read(tp) -> LayerProfile``."""

@@ -1,0 +1,149 @@
+"""The sections of a scenario file: routing, parallelism, placement, KV memory, what the engine adds, background."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from moesim.config import DataPath, Spec
+from moesim.registry import Part
+from moesim.synthetic import SyntheticTrace
+from moesim.units import Seconds
+
+
+class TraceInput(Spec):
+    """Where the routing comes from and how simulated requests are joined with it.
+
+    ``paired``: the simulated requests are the trace's own, prompt and output as recorded. ``resampled``: each simulated
+    request draws the token rows of one traced request, in order, wrapping around. The first part of the requests
+    (``profile_fraction``) is what placement solvers see; the simulation runs on the rest.
+    ``scaled``: the traced model had other widths than the simulated one (the routing is real, the sizes are a what-if).
+    """
+
+    path: DataPath | None = None
+    synthetic: SyntheticTrace | None = None
+    join: Literal["paired", "resampled"] = "resampled"
+    profile_fraction: float = Field(default=0.5, gt=0, lt=1)
+    scaled: bool = False
+    any_phase: bool = False  # a trace without rows of one phase serves its other rows in their place
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TraceInput:
+        if (self.path is None) == (self.synthetic is None):
+            raise ValueError("give exactly one of path (a captured trace) and synthetic (a labelled generator)")
+        return self
+
+
+class Parallelism(Spec):
+    """How the model is spread over the devices.
+
+    ``tp``: devices that share each attention and dense operator; the machine holds n_devices / tp such groups, each
+    with requests of its own, and every routed expert is whole on a device. ``ep``: devices that share the experts of a
+    copy of the model, and so step together (left out: all; without experts: ``tp``); the machine holds n_devices / ep
+    such islands.
+    ``mode``: what expert parallelism means (docs/background/expert-parallelism.md). ``context``: what a device sends
+    all others about the tokens it produced in a step of ``context_coherent`` (arXiv 2401.08383 leaves it open).
+    ``dispatch``: how tokens get to experts: to the devices of theirs alone, by the part ``all_to_all``, or all to all
+    devices, which sum what they made of them (vLLM's default, allgather_reducescatter).
+    ``deduplicate``: a token goes once to each device that holds some of its experts, not once per expert.
+    """
+
+    tp: int = Field(default=1, ge=1)
+    ep: int | None = Field(default=None, ge=1)
+    mode: Literal["dispatch_combine", "context_coherent"] = "dispatch_combine"
+    dispatch: Literal["all_to_all", "all_gather"] = "all_to_all"
+    context: Literal["kv", "hidden"] = "kv"
+    deduplicate: bool = True
+
+
+class Online(Spec):
+    """Experts placed again during the run (docs/howto/replace-online.md), from the routing of the steps just run.
+
+    ``every``: steps from one decision to the next. ``window``: the last steps before it, all that the solver sees (left
+    out: as many as ``every``). SGLang's defaults are 1000 and 1000, vLLM's 3000 and 1000. ``solver``: left out,
+    ``placement.solver``. ``blocking``: the engine stands still while weights move; else they move beside the steps, one
+    layer at a time, and a layer changes over at the first step after its experts have arrived. ``solve_time`` passes
+    between the end of the window and the first byte, while steps go on. ``imbalance``: the load max/mean of the window
+    from which experts are placed again (SGLang's --eplb-min-rebalancing-utilization-threshold asks for its inverse).
+    """
+
+    every: int = Field(ge=1)
+    window: int | None = Field(default=None, ge=1)
+    solver: Annotated[Any, Part("solver", optional=True)] = None
+    blocking: bool = True
+    solve_time: Seconds = 0.0  # assumed: a processor beside has solved before the next step begins
+    imbalance: float = Field(default=1.0, ge=1, allow_inf_nan=False)
+
+
+class PlacementInput(Spec):
+    """Experts to devices: found by ``solver`` from the profile part of the trace, or read from ``path``.
+
+    With ``online`` that is where they begin.
+    """
+
+    solver: Annotated[Any, Part("solver", optional=True)] = None
+    path: DataPath | None = None
+    online: Online | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PlacementInput:
+        if (self.solver is None) == (self.path is None):
+            raise ValueError("give exactly one of solver and path")
+        if self.online is not None and self.solver is None and self.online.solver is None:
+            raise ValueError("online needs a solver, a path holds one placement; give online.solver")
+        return self
+
+
+class KVMemory(Spec):
+    """Keys and values of a group: blocks of ``block`` tokens, as many as there is memory for, or ``blocks``.
+
+    ``prefix_cache``: requests that begin with the same tokens share blocks, and blocks of finished requests are kept
+    until their room is needed; needs the tokens of requests (docs/reference/scenario.md).
+    """
+
+    block: int = Field(default=16, ge=1)  # vLLM's default
+    blocks: int | None = Field(default=None, ge=1)
+    prefix_cache: bool = False
+
+
+class EngineOptions(Spec):
+    """What the serving engine does around the devices' work. The defaults cost nothing.
+
+    ``asynchronous``: a step is scheduled as the one before it begins (vLLM's default from 0.14 on), so that a request
+    waits up to a step more. ``graphs``: the largest number of tokens for which a CUDA graph is captured; a step of up
+    to that many is filled up to a captured size, all groups of an island to the same, and groups without work run it
+    too. ``eager``: what a larger step takes more, ``step``: what every step takes more (scheduling, sampling, output).
+    """
+
+    asynchronous: bool = False
+    graphs: int = Field(default=0, ge=0)
+    eager: Seconds = 0.0
+    step: Seconds = 0.0
+
+    def padded(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the tokens that each group of an island runs to compute *tokens* [groups]: int64 [groups].
+
+        Captured sizes: 1, 2, 4, then in steps of 8, above 256 of 16 (vLLM 0.19, config/vllm.py).
+        """
+        largest = int(tokens.max(initial=0))
+        if self.graphs == 0 or largest > self.graphs:
+            return tokens if self.graphs == 0 else np.maximum(tokens, 1)
+        step = 8 if largest <= 256 else 16
+        size = 1 << (largest - 1).bit_length() if largest <= 4 else -(-largest // step) * step
+        return np.full_like(tokens, min(size, self.graphs))
+
+    def added_s(self, tokens: int) -> float:
+        """Return the seconds that the host adds to a step in which the fullest group has *tokens*."""
+        return self.step + (self.eager if tokens > self.graphs else 0.0)
+
+
+class Background(Spec):
+    """Traffic of others on the same network: ``flows`` (a table as ``run_flows`` reads it), again in every ``period``.
+
+    src and dst are devices, start_s counts from the start of a period; the first one begins at time 0.
+    """
+
+    flows: DataPath
+    period: Seconds = Field(gt=0)

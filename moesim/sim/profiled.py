@@ -1,0 +1,84 @@
+"""Seconds of a step's pieces from a measured layer profile: what ``Operators`` answers, without kernels.
+
+The profile is of one model on one device, so the model's widths are not looked at: only how many tokens, sequences and
+active experts there are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.scenario import Scenario
+from moesim.sim.cost import Batch
+
+
+class Profiled:
+    """The pieces of *scenario*'s model on one device of a tensor-parallel group, from its ``profile``.
+
+    Raises ``ConfigError`` if the profile cannot be read or lacks what the model has.
+    """
+
+    def __init__(self, scenario: Scenario):
+        model, tp = scenario.model, scenario.parallelism.tp
+        try:
+            self._profile = profile = scenario.profile.read(tp)
+        except ValueError as error:
+            raise scenario.error("profile", str(error)) from None
+        dense = model.n_moe_layers < model.layers
+        facts = [fact for wrong, fact in (
+            (model.moe is not None and profile.experts is None, "times of experts"),
+            (dense and profile.feed_forward is None, "times of a feed-forward"),
+            (bool(model.shared_gemms()), "times of shared experts"),
+            (bool(model.attention_windows.any()), "times of attention with windows")) if wrong]
+        if facts:
+            raise scenario.error("profile", f"{profile.source} has no {', no '.join(facts)}, which model {model.name} "
+                                            f"needs; use kernels instead (leave profile out)")
+        self._top_k = model.top_k
+        self._outside: set[str] = set()
+        self.windows, self.window_of_layer = np.zeros(1, np.int64), np.zeros(model.layers, np.int64)
+
+    def projections(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of an attention block without attention itself."""
+        self._check("tokens", tokens, self._profile.projections.at[-1])
+        return self._profile.projections(tokens)
+
+    def dense(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the feed-forward of a layer without experts."""
+        assert self._profile.feed_forward is not None, "checked when made"
+        return self._profile.feed_forward(tokens)
+
+    def gate(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the norm before experts; the gate itself is part of them."""
+        return self._profile.expert_norm(tokens)
+
+    def head(self, samples: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of embedding, last norm, output head and sampler."""
+        return self._profile.head(samples) + self._profile.opening(tokens)
+
+    def attention(self, batch: Batch, n_groups: int) -> np.ndarray:
+        """Return the seconds of a layer's attention in every group, [1, groups]."""
+        found = np.zeros((1, n_groups))
+        for group in range(n_groups):
+            p, d = batch.prefill_group == group, batch.decode_group == group
+            work = batch.prefill_tokens[p], batch.prefill_past[p], batch.decode_kv[d]
+            found[0, group] = self._profile.attention(*work)
+            if not self._profile.attention.inside(*work):
+                self._outside.add("attention")
+        return found
+
+    def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
+        """Return the seconds of the experts of one device, from the true tokens of each ([..., experts])."""
+        table = self._profile.experts
+        assert table is not None, "checked when made"
+        tokens = tokens_per_expert.sum(axis=-1) / self._top_k
+        self._check("experts", tokens, table.tokens[-1])
+        return table(tokens, np.count_nonzero(tokens_per_expert, axis=-1))
+
+    def extrapolated(self) -> list[str]:
+        """Return a warning for each piece that was asked for beyond what was measured."""
+        return [f"layer times extrapolated: {what}: beyond the largest that {self._profile.source} measured"
+                for what in sorted(self._outside)]
+
+    def _check(self, what: str, asked: np.ndarray, most: float) -> None:
+        if asked.max(initial=0) > most:
+            self._outside.add(what)
