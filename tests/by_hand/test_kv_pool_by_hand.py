@@ -136,7 +136,7 @@ def test_who_begins_alike_shares_within_a_step() -> None:
     requests, tokens = Vllm().plan(group)
     assert (requests.tolist(), tokens.tolist()) == ([0, 1], [8, 4])
     assert group.pool.free == 9 - 3
-    group.ran(requests, tokens)
+    group.complete(group.advance(requests, tokens))
     group.add(2)
     requests, tokens = Vllm().plan(group)
     assert (requests.tolist(), tokens.tolist()) == ([0, 1, 2], [1, 1, 1])

@@ -58,7 +58,7 @@ def test_seconds_of_operators_are_their_bytes(tmp_path: Path) -> None:
     operators, m = hand_operators(tmp_path), np.array([0, 1, 3])
     # qkv n = 6: 16 m + 24; out n = 2: 8 m + 8; norm 16 m
     assert operators.projections(m).tolist() == [0, 40 + 32, 3 * 40 + 32]
-    assert operators.head(m).tolist() == [0, 8 + 8, 24 + 8]
+    assert operators.head(m, m).tolist() == [0, 8 + 8, 24 + 8]
     assert operators.projections(np.array([[3], [1]])).tolist() == [[152], [72]]  # asked again, in another shape
     # per token of context key and value, 4 values; per request query and output, 4 values
     assert operators.decode_attention(np.array([0, 1, 2]), np.array([0, 3, 7])).tolist() == [0, 2 * 16, 2 * 36]
@@ -83,7 +83,7 @@ def test_layers_without_experts_and_shared_experts(tmp_path: Path) -> None:
         # whole on every device, without a norm of their own: up n = 4: 12 m + 16, down k = 2: 8 m + 8
         assert made.shared(m).tolist() == [0, 20 + 24, 60 + 24]
         # the output head is shared: n = 2: 8 m + 8, n = 1: 6 m + 4
-        assert made.head(m).tolist() == ([0, 16, 32] if tp == 1 else [0, 10, 22])
+        assert made.head(m, m).tolist() == ([0, 16, 32] if tp == 1 else [0, 10, 22])
 
 
 def test_experts_without_a_gate_have_two_matrices(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def play(group: Group, scheduler: Vllm, come: dict[int, list[int]] | None = None
         requests, tokens = scheduler.plan(group)
         assert len(requests), "somebody can always run"
         steps.append(dict(zip(requests.tolist(), tokens.tolist(), strict=True)))
-        group.ran(requests, tokens)
+        group.complete(group.advance(requests, tokens))
     assert group.pool.free == group.pool.capacity and group.promised == 0
     return steps
 
@@ -56,7 +56,7 @@ def test_a_budget_that_even_decodes_do_not_fit_into() -> None:
     group = queue([1, 1, 1], [3, 3, 2], 99)
     group.add(2)
     wide, narrow = Vllm(max_tokens=3), Vllm(max_tokens=2)
-    group.ran(*wide.plan(group))
+    group.complete(group.advance(*wide.plan(group)))
     group.add(0)
     group.add(1)
     assert [a.tolist() for a in wide.plan(group)] == [[2, 0, 1], [1, 1, 1]]
@@ -157,7 +157,7 @@ def test_what_the_victim_was_given_goes_to_others() -> None:
 def run(group: Group, scheduler: Vllm) -> dict[int, int]:
     """Run one step; return who runs how many tokens."""
     requests, tokens = scheduler.plan(group)
-    group.ran(requests, tokens)
+    group.complete(group.advance(requests, tokens))
     return dict(zip(requests.tolist(), tokens.tolist(), strict=True))
 
 

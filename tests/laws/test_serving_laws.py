@@ -46,6 +46,7 @@ VARIANTS = {
 # decode, and how many tokens each of the latter has produced.
 STEPS = [([0, 1, 2], [], []), ([], [0, 1, 2], [1, 1, 1]), ([3, 4], [2, 0], [2, 2]), ([], [4, 0, 3], [1, 3, 1]),
          ([(5, 0, 3), (6, 0, 5)], [1], [2]), ([(5, 3, 4), (6, 5, None)], [], []), ([(5, 4, None)], [6, 1], [1, 3])]
+PADDING = [[], [0, 1], [1], [0, 0, 0], [], [0, 1], []]  # the groups of tokens that fill up a captured size
 GROUP_OF = [0, 1, 1, 0, 0, 1, 1]
 
 Slow = tuple[dict[tuple[int, str], np.ndarray], dict[str, np.ndarray], float]
@@ -69,6 +70,8 @@ class Twin:
         for request, kv, group, row in zip(batch.decode, batch.decode_kv, batch.decode_group, batch.decode_rows,
                                            strict=True):
             yield request, group, row, kv, False
+        for group, row in zip(batch.pad_group, batch.pad_rows, strict=True):  # runs as a token, attends to nothing
+            yield -1, group, row, 0, True
 
     def devices(self, row: int, m: int) -> list[int]:
         """Return the devices of the experts of trace *row* in the *m*-th layer with experts, best first."""
@@ -103,6 +106,9 @@ class Twin:
 
     def by_device(self, operator: str, counts: list[int]) -> np.ndarray:
         return np.array([getattr(self.ops, operator)(np.array([n]))[0] for n in counts])
+
+    def head(self, samples: list[int], tokens: list[int]) -> np.ndarray:
+        return np.array([self.ops.head(np.array([s]), np.array([n]))[0] for s, n in zip(samples, tokens, strict=True)])
 
 
 def dispatch_combine(self: Twin, batch: Batch) -> Slow:
@@ -144,7 +150,7 @@ def dispatch_combine(self: Twin, batch: Batch) -> Slow:
             seconds[layer, phase], sent[phase] = np.repeat(cost.time_s, self.tp), sent[phase] + cost.loads.sum(axis=0)
     producing = [*batch.prefill_group[batch.prefill_sampled], *batch.decode_group]
     samples = [sum(g == group for g in producing) for group in group_of]
-    seconds[-1, "head"] = self.by_device("head", samples)
+    seconds[-1, "head"] = self.head(samples, n_tokens)
     return seconds, sent, float(np.mean(loads))
 
 
@@ -188,7 +194,7 @@ def context_coherent(self: Twin, batch: Batch) -> Slow:
     self.location |= at
     last = np.array([sum(d == where for where in at.values()) for d in devices])
     first = batch.prefill_group[batch.prefill_sampled]  # prompts that end here give a token
-    seconds[-1, "head"] = self.by_device("head", last + [sum(d == g for g in first) for d in devices])
+    seconds[-1, "head"] = self.head(last + [sum(d == g for g in first) for d in devices], last)
     if self.inputs.scenario.parallelism.context == "hidden":
         context = last * self.model.activation_bytes_per_token
     gathered = self.network.all_gather(context)
@@ -199,15 +205,16 @@ def context_coherent(self: Twin, batch: Batch) -> Slow:
 TWINS = {"dispatch_combine": dispatch_combine, "context_coherent": context_coherent}
 
 
-def batch_of(inputs: Inputs, prefill: list[int | tuple[int, int, int | None]], decode: list[int], produced: list[int]
-             ) -> Batch:
+def batch_of(inputs: Inputs, prefill: list[int | tuple[int, int, int | None]], decode: list[int], produced: list[int],
+             padding: list[int]) -> Batch:
     lengths, group = inputs.requests["prompt_tokens"].to_numpy(), np.array(GROUP_OF)
     parts = [(p, 0, None) if isinstance(p, int) else p for p in prefill]
     ends = [lengths[request] if end is None else end for request, _, end in parts]
     p, past, end, d, n = (np.array(numbers, np.int64) for numbers in (
         [request for request, *_ in parts], [begin for _, begin, _ in parts], ends, decode, produced))
     return Batch(p, end - past, past, end == lengths[p], group[p], inputs.rows.span(p, lengths[p], past, end - past),
-                 d, lengths[d] + n, group[d], inputs.rows.decode(d, n - 1))
+                 d, lengths[d] + n, group[d], inputs.rows.decode(d, n - 1),
+                 np.array(padding, np.int64), np.arange(len(padding)))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -217,8 +224,8 @@ def test_a_step_costs_what_its_tokens_do_one_by_one(variant: str, solver: str) -
     network = Network.of(inputs.scenario.hardware, inputs.scenario.balancing, inputs.scenario.seed)
     mode = inputs.scenario.parallelism.mode
     fast, twin = MODES[mode](inputs, network), Twin(inputs, network)
-    for numbers in STEPS:
-        batch = batch_of(inputs, *numbers)
+    for numbers, padding in zip(STEPS, PADDING, strict=True):
+        batch = batch_of(inputs, *numbers, padding if mode == "dispatch_combine" else [])
         _compare(fast.step(batch), *TWINS[mode](twin, batch))
 
 

@@ -201,7 +201,8 @@ SCALE_OUT = "hardware.scale_out={efficiency: 0.9, startup: 1 us, ramp: 0 s}"
     (("hardware.nodes=2", SCALE_OUT), "2 nodes need a fabric and scale_out to join them"),
     (("hardware.nodes=3", FABRIC, SCALE_OUT), "the fabric has 4 hosts for 6 devices (one network port each)"),
     (("hardware.device.processor.peak={fp8: 1 TFLOP/s}",), "peak must give bf16 or fp16"),
-    (("scheduler=null",), "scheduler: None is not a scheduler; write its name, one of: prefill_first"),
+    (("scheduler=null",),
+     "scheduler: None is not a scheduler; write its name, one of: decode_first, prefill_first, static, vllm"),
 ])
 def test_what_does_not_go_together(overrides: tuple[str, ...], message: str) -> None:
     assert any(message in line for line in problems(lambda: moesim.load(TINY, overrides)))
