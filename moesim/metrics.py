@@ -42,7 +42,18 @@ def energy(steps: pd.DataFrame, devices: dict[str, float], makespan_s: float) ->
     """
     busy_s = sum(float(steps[f"{phase}_s"].sum()) for phase in COMPUTE if f"{phase}_s" in steps)
     idle, busy = devices["idle_power_w"], devices["busy_power_w"]
-    return devices["count"] * (idle * makespan_s + (busy - idle) * busy_s)
+    return devices["count"] * idle * makespan_s + devices["step_together"] * (busy - idle) * busy_s
+
+
+def good(requests: pd.DataFrame, slo: dict[str, float]) -> pd.Series:
+    """Return which requests were served within *slo*: the most of ``ttft_s``, ``tpot_s``, ``e2e_s`` (those given).
+
+    A request with one output token has no time per output token to keep.
+    """
+    kept = requests["finish_s"].notna()
+    for metric, limit in slo.items():
+        kept &= (requests[metric] <= limit) | (requests[metric].isna() & (metric == "tpot_s"))
+    return kept
 
 
 def breakdown(steps: pd.DataFrame) -> pd.Series:

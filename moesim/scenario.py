@@ -17,7 +17,16 @@ from moesim.model import ModelSpec
 from moesim.network import Messages
 from moesim.registry import Part, name_of
 from moesim.requests import ClosedLoop, Requests
-from moesim.sections import Background, EngineOptions, KVMemory, Online, Parallelism, PlacementInput, TraceInput
+from moesim.sections import (
+    SLO,
+    Background,
+    EngineOptions,
+    KVMemory,
+    Online,
+    Parallelism,
+    PlacementInput,
+    TraceInput,
+)
 from moesim.units import pretty
 
 
@@ -49,6 +58,7 @@ class Scenario(Spec):
     kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(_of_device)] = Field(None, validate_default=True)
     kv: KVMemory = KVMemory()
     engine: EngineOptions = EngineOptions()
+    slo: SLO = SLO()
     too_long: Literal["stop", "refuse"] = "stop"  # requests that fit into no group's memory, or not into the context
     profile: Annotated[Any, Part("layer_profile", optional=True)] = None  # in place of kernels
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)

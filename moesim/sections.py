@@ -139,6 +139,14 @@ class EngineOptions(Spec):
         return self.step + (self.eager if tokens > self.graphs else 0.0)
 
 
+class SLO(Spec):
+    """What a request must keep to count as good: time to first token, time per output token, end to end."""
+
+    ttft: Seconds | None = None
+    tpot: Seconds | None = None
+    e2e: Seconds | None = None
+
+
 class Background(Spec):
     """Traffic of others on the same network: ``flows`` (a table as ``run_flows`` reads it), again in every ``period``.
 

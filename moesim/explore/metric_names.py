@@ -63,9 +63,35 @@ def migrated_bytes(result: Result) -> float:
     return float(sum(entry["bytes"] for entry in result.meta["replacements"]))
 
 
+def goodput_req_per_s(result: Result) -> float:
+    """Return the requests per second that were served within the scenario's slo, over the makespan."""
+    return float(metrics.good(result.requests, result.meta["slo"]).sum() / result.requests["finish_s"].max())
+
+
+def good_share(result: Result) -> float:
+    """Return the share of all requests that were served within the scenario's slo."""
+    return float(metrics.good(result.requests, result.meta["slo"]).mean())
+
+
+def kv_occupancy_max(result: Result) -> float:
+    """Return the largest share of its KV memory that a device had in use."""
+    return float((result.memory["kv_peak_bytes"] / result.memory["kv_capacity_bytes"]).max())
+
+
+def preemptions(result: Result) -> float:
+    """Return how often a running request lost its memory."""
+    return float(result.requests["preemptions"].sum())
+
+
+def cached_share(result: Result) -> float:
+    """Return the share of prompt tokens that were in memory when their request began."""
+    return float(result.requests["cached_tokens"].sum() / result.requests["prompt_tokens"].sum())
+
+
 METRICS: dict[str, Metric] = {
     f.__name__: f for f in (load_max_over_mean, steps, batch_mean, energy_per_token_j, link_utilisation_max,
-                            expert_bytes_max, kv_peak_bytes_max, replacements, migrated_bytes)}
+                            expert_bytes_max, kv_peak_bytes_max, kv_occupancy_max, replacements, migrated_bytes,
+                            goodput_req_per_s, good_share, preemptions, cached_share)}
 
 # Metrics that exist once per link class, phase, ...: prefix -> function that returns a Series of them.
 FAMILIES: dict[str, Callable[[Result], pd.Series]] = {
@@ -121,7 +147,7 @@ def measure(result: Result, columns: Wanted | None = None, inputs: Inputs | None
 
 
 def _placement(inputs: Inputs) -> dict[str, float]:
-    machine = inputs.scenario.hardware
+    machine = inputs.scenario.of_island.hardware
     found = evaluate(inputs.placement, inputs.trace, machine.devices_per_node if machine.nodes > 1 else None)
     return {name: float(found[number]) for name, number in PLACEMENT.items() if number in found}
 

@@ -226,9 +226,12 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,
         "trace": _about_trace(inputs),
         "kernels": _kernels(scenario),
+        "slo": {f"{name}_s": limit for name in ("ttft", "tpot", "e2e")
+                if (limit := getattr(scenario.slo, name)) is not None},
         "placement": {k: v for k, v in (inputs.placement.info if inputs.routing else {}).items()
                       if k != "seconds"},  # results hold no wall time
-        "devices": {"count": scenario.hardware.n_devices, "idle_power_w": device.idle_power,
+        "devices": {"count": scenario.hardware.n_devices, "step_together": scenario.island_size,
+                    "idle_power_w": device.idle_power,
                     "busy_power_w": device.busy_power},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}
 

@@ -82,34 +82,47 @@ def _replica(device: np.ndarray, l: int, e: int, here: int, per_node: int, turns
     return 0
 
 
-@njit(cache=True)
 def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies, visits):  # type: ignore[no-untyped-def]
     """Count tokens per slot and copies per pair of devices for tokens that return *home* after every layer.
 
-    *experts* uint16 [T, L, k], *home* int32 [T]; adds to *tokens* [L, D, S] and *copies* [L, D, D] (from, to; the
-    diagonal holds what stays), both int32. With *deduplicate* a token is copied once to a device that holds several of
-    its experts. *visits* int32 [L, D, N]: a token once per node that it visits, its own too. None for either: not asked
-    for. The same messages come back.
+    *experts* uint16 [T, L, k], *home* int32 [T], *device* and *slot*: of a ``SlotMap``; adds to *tokens*
+    [L, D, S] and *copies* [L, D, D] (from, to; the diagonal holds what stays), both int32. With *deduplicate* a token
+    is copied once to a device that holds several of its experts. *visits* int32 [L, D, N]: a token once per node that
+    it visits, its own too. None for either: not asked for. The same messages come back.
     """
+    if device.shape[2] == 1 and visits is None:  # the usual case, several times as fast
+        _dispatch_single(experts, home, device[:, :, 0], slot[:, :, 0], deduplicate, tokens, copies)
+    else:
+        _dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies, visits)
+
+
+@njit(cache=True)
+def _dispatch_single(experts, home, device, slot, deduplicate, tokens, copies):  # type: ignore[no-untyped-def]
+    """As ``dispatch``, where every expert has one replica."""
     n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
-    if device.shape[2] == 1 and visits is None:  # the usual case, several times as fast
-        for l in range(n_layers):
-            of, at = device[l, :, 0], slot[l, :, 0]
-            for t in range(n_tokens):
-                visit = l * n_tokens + t
-                for j in range(k):
-                    e = experts[t, l, j]
-                    d = of[e]
-                    tokens[l, d, at[e]] += 1
-                    if copies is not None:
-                        if not deduplicate or seen[d] != visit:
-                            copies[l, home[t], d] += 1
-                            seen[d] = visit
-        return
+    for l in range(n_layers):  # layer by layer: the counts of one layer stay in cache
+        of, at = device[l], slot[l]
+        for t in range(n_tokens):
+            visit = l * n_tokens + t
+            for j in range(k):
+                e = experts[t, l, j]
+                d = of[e]
+                tokens[l, d, at[e]] += 1
+                if copies is not None:  # compiled apart: None costs nothing
+                    if not deduplicate or seen[d] != visit:
+                        copies[l, home[t], d] += 1
+                        seen[d] = visit
+
+
+@njit(cache=True)
+def _dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies, visits):  # type: ignore[no-untyped-def]
+    """As ``dispatch``, where experts may have replicas."""
+    n_tokens, n_layers, k = experts.shape
+    seen = np.full(tokens.shape[1], -1, np.int64)
     visited = np.full(tokens.shape[1] // per_node, -1, np.int64)
     turns = np.zeros((device.shape[1], tokens.shape[1] // per_node), np.int32)
-    for l in range(n_layers):  # layer by layer: the counts of one layer stay in cache
+    for l in range(n_layers):
         turns[:] = 0
         for t in range(n_tokens):
             here = home[t]
@@ -119,7 +132,7 @@ def dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies,
                 r = _replica(device, l, e, here, per_node, turns)
                 d = device[l, e, r]
                 tokens[l, d, slot[l, e, r]] += 1
-                if copies is not None:  # compiled apart: None costs nothing
+                if copies is not None:
                     if not deduplicate or seen[d] != visit:
                         copies[l, here, d] += 1
                         seen[d] = visit
