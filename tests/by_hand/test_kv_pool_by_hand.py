@@ -182,3 +182,8 @@ def test_what_a_cached_prompt_attends_to(tmp_path: Path) -> None:
     matrices = 2 * (2 * 6 + 2 * 2)  # qkv and output, of one token
     assert with_["attention_s"] == pytest.approx(matrices + 7 * 8)
     assert without["attention_s"] == pytest.approx(7 * matrices + 28 * 8)
+
+
+def test_a_prefix_cache_needs_the_tokens(tmp_path: Path) -> None:
+    with pytest.raises(moesim.ConfigError, match="kv.prefix_cache: needs the tokens of requests; replay a file with"):
+        moesim.simulate(scenario(tmp_path, [(0, 2, 3)], None, "kv={block: 2, prefix_cache: true}"))

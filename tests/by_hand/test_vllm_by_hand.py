@@ -182,3 +182,36 @@ def test_steps_and_columns_of_a_run(tmp_path: Path) -> None:
     assert steps["running"].tolist() == [1, 2, 1, 2, 1, 1] and steps["waiting"].tolist() == [0, 0, 1, 0, 0, 0]
     assert steps["kv_tokens"].tolist() == [0, 2, 2, 4, 1, 4]
     assert result.memory["kv_peak_bytes"].tolist() == [7 * 8]
+
+
+ONE_BY_ONE = ("scheduler={name: vllm, max_batch: 2}", "kv={block: 1, blocks: 99}")
+
+
+def test_a_step_that_is_planned_ahead_misses_who_comes_meanwhile(tmp_path: Path) -> None:
+    """The second comes during step 0. Step 1 was planned as step 0 began: it comes in at step 2, a step later.
+
+    The first has three tokens of answer: steps 0, 1, 2. That it is done after step 2 is not known as step 3 is planned,
+    but how many tokens it has is: nothing is run for it in vain.
+    """
+    requests = [(0, 2, 3), (0.5, 3, 2)]
+    plain, ahead = (moesim.simulate(scenario(tmp_path, requests, None, *ONE_BY_ONE, f"engine={{asynchronous: {on}}}"))
+                    for on in ("false", "true"))
+    assert batches(plain) == [(2, 0), (3, 1), (0, 2)]
+    assert batches(ahead) == [(2, 0), (0, 1), (3, 1), (0, 1)]
+    # it is scheduled as step 1 begins, for step 2
+    assert plain.requests["scheduled_s"].tolist() == plain.steps["start_s"][[0, 1]].tolist()
+    assert ahead.requests["scheduled_s"].tolist() == ahead.steps["start_s"][[0, 1]].tolist()
+    assert ahead.requests["first_token_s"].tolist() == ahead.steps["end_s"][[0, 2]].tolist()
+    assert ahead.requests["finish_s"].tolist() == ahead.steps["end_s"][[2, 3]].tolist()
+
+
+def test_a_place_becomes_free_a_step_later_if_planned_ahead(tmp_path: Path) -> None:
+    """Two places for three. The first is done after step 0, so the third runs in step 1, beside the second's decode.
+
+    Planned ahead, step 1 was planned while the first still had its place: the third runs in step 2.
+    """
+    requests = [(0, 2, 1), (0, 2, 2), (0, 2, 1)]
+    plain, ahead = (moesim.simulate(scenario(tmp_path, requests, None, *ONE_BY_ONE, f"engine={{asynchronous: {on}}}"))
+                    for on in ("false", "true"))
+    assert batches(plain) == [(4, 0), (2, 1)]
+    assert batches(ahead) == [(4, 0), (0, 1), (2, 0)]

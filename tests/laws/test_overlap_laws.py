@@ -233,7 +233,7 @@ def test_background_on_the_same_links_slows_down(tmp_path: Path, variant: str) -
     n = tiny(*MEETING[variant]).hardware.n_devices
     ring = [(d, (d + n // 2) % n, 3e5, 0.0) for d in range(n)]
     alone, among, often = (moesim.simulate(tiny("detail=events", *MEETING[variant], *flows)).summary()["makespan_s"]
-                           for flows in ((), (others(tmp_path, ring, "1 ms"),), (others(tmp_path, ring, "700 us"),)))
+                           for flows in ((), (others(tmp_path, ring, "500 us"),), (others(tmp_path, ring, "300 us"),)))
     assert alone < min(among, often)  # more often is not always slower: what counts is what they meet
 
 
