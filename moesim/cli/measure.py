@@ -1,4 +1,4 @@
-"""Commands that measure this machine: its operators (measure), and whether they add up to steps (validate)."""
+"""Measure this machine: its operators (measure), and whether they add up to steps (validate without a run)."""
 
 from __future__ import annotations
 
@@ -47,13 +47,8 @@ def measure(device: Device = "cpu",
     _report(library, target, journal, folder)
 
 
-def validate(device: Device = "cpu",
-             out: Annotated[Path | None, typer.Option(help="Folder of the measurements. (default: out/validate/"
-                                                           "<device>-<dtype>)")] = None,
-             budget: Annotated[str, typer.Option(help="Time for measuring operators, e.g. 4min.")] = "4min",
-             model: Annotated[str | None, typer.Option(help="Kernel model to fit: name, or {name: ...}. (default: "
-                                                            "residual, on a CPU with a wider bound)")] = None,
-             dtype: Dtype = "", threads: Threads = 0, seed: Seed = 0) -> None:
+def validate(device: str, out: Path | None, budget: str, model: str | None, dtype: str, threads: int,
+             seed: int) -> None:
     """Measure operators here, fit them, predict steps of layer stacks that no fit has seen, and measure those."""
     from moesim import kernels
     from moesim import measure as library
