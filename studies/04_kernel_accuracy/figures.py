@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from setting import OPERATORS, noise
@@ -83,8 +84,8 @@ def beyond(tables: dict[str, pd.DataFrame]) -> Any:
                         transform=axes[0, 2].transAxes)
     moe = rows[rows["op"] == "moe"].set_index(["label", "model"])["median"]
     none, some = (moe[CASES[i][0], "residual"] for i in (5, 3))
-    title = (f"The correction helps less the further away, but never hurts; large experts need anchors: {none:.0f} % "
-             f"without, {some:.1f} % with 100")
+    title = (f"The correction helps less the further away; large experts need anchors: {none:.0f} % without, "
+             f"{some:.1f} % with 100")
     return _titled(figure, title, "dot: median, end of the bar: 90th percentile; grey: noise floor. All but the first "
                    "row are fitted from a stranger's constants")
 
@@ -117,14 +118,24 @@ def learning(table: pd.DataFrame) -> Any:
             ax.set_xlim(22, 30000)
             _percent(ax.yaxis, ax.set_yscale, ax.set_ylim, 0.7, 32)
             ax.set_xlabel("fitted points" if tested == "extreme" else "", fontsize=style.NORMAL, color=style.INK)
-    for ax, words in zip(axes[:, 0], ("all held-out shapes", "held-out extremes"), strict=True):
-        ax.set_ylabel(f"median error of {words} (%)", fontsize=style.NORMAL, color=style.INK)
+    for ax, words in zip(axes[:, 0], ("all held-out shapes", "those in the last octave"), strict=True):
+        ax.set_ylabel(f"{words}:\nmedian error (%)", fontsize=style.NORMAL, color=style.INK)
     for y, (words, model) in zip((0.93, 0.86), (("tile", "tile"), ("residual", "residual")), strict=True):
         axes[0, 0].text(0.97, y, words, transform=axes[0, 0].transAxes, ha="right", fontsize=style.NORMAL,
                         color=COLOUR[model], fontweight="bold")
-    title = "The tile model needs 60 to 125 points and learns nothing from more; the residual goes on learning"
+    gain = 100 * (1 - doubling(table))
+    title = (f"From 125 points on the tile model learns no more; every doubling takes {gain.min():.0f} to "
+             f"{gain.max():.0f} % off the residual's error")
     return _titled(figure, title, "line: at random, dashed: a fifth of the points are corners of the domain; mean of "
                    "seeds, shade: least to most; grey: noise floor")
+
+
+def doubling(table: pd.DataFrame) -> pd.Series:
+    """Return, by operator, what twice as many points multiply the residual's median error by, from 125 on."""
+    some = table[(table["what"] == "random") & (table["tested"] == "all") & (table["model"] == "residual")]
+    curve = some[some["points"] >= 125].groupby(["op", "points"], as_index=False)["median"].mean()
+    first, last = (curve.groupby("op").nth(i).set_index("op") for i in (0, -1))
+    return (last["median"] / first["median"]) ** (1 / np.log2(last["points"] / first["points"]))
 
 
 def _curve(ax: Any, some: pd.DataFrame, model: str) -> None:
@@ -160,7 +171,9 @@ def anchors(table: pd.DataFrame) -> Any:
     for model, y in (("tile", 0.92), ("residual", 0.83)):
         axes[0, 0].text(0.97, y, model, color=COLOUR[model], fontsize=style.NORMAL, fontweight="bold", ha="right",
                         transform=axes[0, 0].transAxes)
-    return _titled(figure, "Thirty anchors among the large shapes do most of it",
+    moe = table[(table["op"] == "moe") & (table["model"] == "residual")].groupby("points")["median"].mean()
+    title = f"A few anchors do most of it: large experts are {moe[0]:.0f} % off without, {moe[30]:.1f} % with thirty"
+    return _titled(figure, title,
                    "beside 300 small shapes; mean of three seeds, shade: least to most")
 
 

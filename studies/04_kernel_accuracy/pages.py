@@ -10,6 +10,7 @@ from setting import MODELS, NOISE, OPERATORS, noise
 
 Tables = dict[str, pd.DataFrame]
 FEWEST = 30  # rows of which an error is told
+THREE = "median / mean / 90th percentile, %"
 
 
 def numbers(tables: Tables) -> str:
@@ -70,8 +71,8 @@ def answer(tables: Tables) -> str:
         f"(median, by operator), the tile model with its seven or eight constants {span(by['tile'])} %, "
         f"interpolating the measured table {span(by['table'])} %, the tile model with a learned residual "
         f"{span(by['residual'])} %. The last is as close as two collections of the same shapes are to each other, or "
-        f"closer: there is nothing more to gain. Use `residual` inside what was measured, `tile` where little was, and "
-        f"`roofline` only as a bound.\n\n"
+        f"closer: less error than that would say nothing of another machine. Use `residual` where you measured, "
+        f"`tile` where you did not, and `roofline` only as a bound.\n\n"
         f"**How far.** The residual is worth most near measured shapes. MoE models left out entirely are predicted "
         f"{left['median']:.1f} % off. Skewed routing needs no measurement of its own if the tokens of each expert are "
         f"known: fitted on balanced routing it is {true['median']:.1f} % off, {blind['median']:.1f} % if it must "
@@ -100,7 +101,7 @@ def everything(table: pd.DataFrame) -> str:
             last = one(some, model="residual")
             rows.append([known.words + ("" if part == "all" else f", {part}"), *cells, f"{last['bias']:+.1f}",
                          f"{last['fitted']:,} / {last['rows']:,}", f"{noise(op)[0]:g} to {noise(op)[1]:g}"])
-    text = markdown(["median / mean / 90th percentile, %", *(f"`{m}`" for m in MODELS), "bias of `residual`",
+    text = markdown([THREE, *(f"`{m}`" for m in MODELS), "bias of `residual`",
                      "rows fitted / tested", "noise floor, median"], rows)
     return (f"{text}\n\nFitted on 65 % of the shapes by a hash, tested on the rest. *Bias*: median of predicted / "
             f"measured - 1. *Devices* that share the experts. {inside(table)}")
@@ -136,10 +137,10 @@ def far(tables: Tables) -> str:
     for label, *_ in figures.CASES:
         for model in ("tile", "residual"):
             some = cases[(cases["label"] == label) & (cases["model"] == model)].set_index("op")
-            rows.append([f"{label}, `{model}`", *(three(some.loc[op]) if op in some.index else "no routing"
+            rows.append([f"{label}, `{model}`", *(three(some.loc[op]) if op in some.index else "-"
                                                   for op in OPERATORS)])
     small = "; ".join(f"{known.words}: {known.small}" for known in OPERATORS.values())
-    return (f"{markdown(['', *(known.words for known in OPERATORS.values())], rows)}\n\n*Left out*: six MoE models one "
+    return (f"{markdown([THREE, *(known.words for known in OPERATORS.values())], rows)}\n\n*Left out*: six MoE models one "
             f"by one; of GEMM, a fifth of all weights (n, k), of attention, a fifth of all kinds of heads, five times. "
             f"*Small* is: {small}. *Larger* is tested on everything else.")
 
@@ -162,7 +163,7 @@ def left_out(table: pd.DataFrame) -> str:
         rows.append([part, f"{last['rows']:,.0f}", *(three(row) for row in by.values()), f"{last['bias']:+.1f}",
                      f"{last['inside']:.0%}", three(shipped)])
     seeds = some[(some["part"] == "all six") & (some["model"] == "residual") & (some["start"] == "stranger")]["median"]
-    text = markdown(["never seen", "rows", *(f"`{m}`" for m in MODELS), "bias of `residual`", "in its domain",
+    text = markdown([f"never seen ({THREE})", "rows", *(f"`{m}`" for m in MODELS), "bias of `residual`", "in its domain",
                      "`residual`, began with the constants that ship"], rows)
     return (f"{text}\n\nMean of {len(seeds)} seeds, whose medians of all six are {span(seeds, 2)} %. The last column "
             f"knows too much: the constants that ship were fitted to rows of these models too.")
@@ -178,7 +179,7 @@ def skewed(table: pd.DataFrame) -> str:
             words = "any number of devices" if part == "any" else part
             ratio = " / ".join(f"{true[c] / blind[c]:.2f}" for c in ("median", "mean"))
             rows.append([f"{words}, `{model}`", f"{true['rows']:,}", three(true), three(blind), ratio])
-    return markdown(["", "rows", "tokens of each expert known", "assumed balanced", "known / assumed"], rows)
+    return markdown([THREE, "rows", "tokens of each expert known", "assumed balanced", "known / assumed"], rows)
 
 
 def larger(table: pd.DataFrame) -> str:
@@ -192,11 +193,11 @@ def larger(table: pd.DataFrame) -> str:
                                                                ("stranger", beyond.ANCHORS)))
                 rows.append([f"{known.words}, {part}, `{model}`", three(none), f"{none['inside']:.0%}", three(shipped),
                              three(anchors), f"{anchors['inside']:.0%}"])
-    text = markdown(["fitted", "no anchor", "in domain", "no anchor, began with the constants that ship",
+    text = markdown([THREE, "no anchor", "in domain", "no anchor, began with the constants that ship",
                      f"{beyond.ANCHORS} anchors", "in domain"], rows)
     return (f"{text}\n\nThe constants that ship were fitted to these tables, large shapes included: a search that "
-            f"begins with them looks better than it is. All other fits of this and the sections above begin with "
-            f"constants that are off by random factors (typically e). *In domain*: the share of tested rows that the "
+            f"begins with them looks better than it is. All other fits beyond the random split begin with constants that "
+            f"are off by random factors (typically e). *In domain*: the share of tested rows that the "
             f"residual calls measured; results warn of the others.")
 
 
@@ -236,7 +237,10 @@ def learned(curve: pd.DataFrame) -> str:
                                   for what in ("random", "extremes"))
                 cells.append(f"{random:.1f} / {corner:.1f}")
             rows.append([f"{known.words}, `{model}`", *cells, f"{mean_at(curve, model, 0)[op]:.1f}"])
-    return markdown(["median error, %, at random / a fifth corners; points:", *map(str, counts), "all"], rows)
+    text = markdown(["median error, %, at random / a fifth corners; points:", *map(str, counts), "all"], rows)
+    gain, cost = 100 * (1 - figures.doubling(curve)), curve[curve["points"] == 250]["kernel_s"]
+    return (f"{text}\n\nFrom 125 points on, twice as many take {span(gain, 0)} % off the residual's median error. "
+            f"Kernels are not what measuring costs: one call of each of 250 points takes {span(cost, 2)} s.")
 
 
 def speed(table: pd.DataFrame) -> str:
