@@ -5,12 +5,12 @@ from __future__ import annotations
 import beyond
 import figures
 import pandas as pd
+from lookup import THREE, markdown, mean_at, mean_of, one, span, those, three
 from models import RANGES_S
 from setting import MODELS, NOISE, OPERATORS, noise
 
 Tables = dict[str, pd.DataFrame]
 FEWEST = 30  # rows of which an error is told
-THREE = "median / mean / 90th percentile, %"
 
 
 def numbers(tables: Tables) -> str:
@@ -28,31 +28,6 @@ def numbers(tables: Tables) -> str:
              "### How many points", "![Learning curve](figures/learning.png)", learned(tables["learning"]),
              "### Speed", speed(tables["speed"])]
     return "\n\n".join(part for part in parts if part)
-
-
-def one(table: pd.DataFrame, **where: object) -> pd.Series:
-    """Return the only row of *table* with these values."""
-    found = table.loc[(table[list(where)] == pd.Series(where)).all(axis=1)]
-    if len(found) != 1:
-        raise ValueError(f"{len(found)} rows have {where}; run study.py again to make the tables of this version")
-    return found.iloc[0]
-
-
-def three(row: pd.Series) -> str:
-    """Return "median / mean / p90"."""
-    return " / ".join(f"{row[c]:.1f}" for c in ("median", "mean", "p90"))
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table; columns whose every cell begins with a digit or a sign are aligned right."""
-    lines = [header, ["---", *("---:" if all(r[i][:1].isdigit() or r[i][:1] in "+-" for r in rows) else "---"
-                               for i in range(1, len(header)))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def span(values: pd.Series, digits: int = 1) -> str:
-    """Return "least to most"."""
-    return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
 
 
 def answer(tables: Tables) -> str:
@@ -82,13 +57,6 @@ def answer(tables: Tables) -> str:
         f"**How many.** 125 points per operator bring the tile model to {span(few['tile'])} %, and all there are only "
         f"to {span(most['tile'])} %. The residual is at {span(few['residual'])} % with 125 and at "
         f"{span(most['residual'])} % with all: it goes on learning.")
-
-
-def mean_at(curve: pd.DataFrame, model: str, count: int) -> pd.Series:
-    """Return, by operator, the mean median error of *model* from *count* points at random (0: all there are)."""
-    some = curve[(curve["what"] == "random") & (curve["tested"] == "all") & (curve["model"] == model)]
-    whole = some.groupby("op")["points"].transform("max")
-    return some[some["points"] == (count or whole)].groupby("op")["median"].mean()
 
 
 def everything(table: pd.DataFrame) -> str:
@@ -140,17 +108,10 @@ def far(tables: Tables) -> str:
             rows.append([f"{label}, `{model}`", *(three(some.loc[op]) if op in some.index else "-"
                                                   for op in OPERATORS)])
     small = "; ".join(f"{known.words}: {known.small}" for known in OPERATORS.values())
-    return (f"{markdown([THREE, *(known.words for known in OPERATORS.values())], rows)}\n\n*Left out*: six MoE models one "
-            f"by one; of GEMM, a fifth of all weights (n, k), of attention, a fifth of all kinds of heads, five times. "
+    text = markdown([THREE, *(known.words for known in OPERATORS.values())], rows)
+    return (f"{text}\n\n*Left out*: six MoE models one by one; of GEMM, "
+            f"a fifth of all weights (n, k), of attention, a fifth of all kinds of heads, five times. "
             f"*Small* is: {small}. *Larger* is tested on everything else.")
-
-
-def mean_of(table: pd.DataFrame, **where: object) -> pd.Series:
-    """Return the mean of the numbers in the rows of *table* with these values: of different seeds."""
-    found = table.loc[(table[list(where)] == pd.Series(where)).all(axis=1)]
-    if found.empty or found["seed"].nunique() != len(found):
-        raise ValueError(f"rows with {where} are none or no seeds of one; run study.py again")
-    return found.mean(numeric_only=True)
 
 
 def left_out(table: pd.DataFrame) -> str:
@@ -162,9 +123,9 @@ def left_out(table: pd.DataFrame) -> str:
         last = by["residual"]
         rows.append([part, f"{last['rows']:,.0f}", *(three(row) for row in by.values()), f"{last['bias']:+.1f}",
                      f"{last['inside']:.0%}", three(shipped)])
-    seeds = some[(some["part"] == "all six") & (some["model"] == "residual") & (some["start"] == "stranger")]["median"]
-    text = markdown([f"never seen ({THREE})", "rows", *(f"`{m}`" for m in MODELS), "bias of `residual`", "in its domain",
-                     "`residual`, began with the constants that ship"], rows)
+    seeds = those(some, part="all six", model="residual", start="stranger")["median"]
+    text = markdown([f"never seen ({THREE})", "rows", *(f"`{m}`" for m in MODELS), "bias of `residual`",
+                     "in its domain", "`residual`, began with the constants that ship"], rows)
     return (f"{text}\n\nMean of {len(seeds)} seeds, whose medians of all six are {span(seeds, 2)} %. The last column "
             f"knows too much: the constants that ship were fitted to rows of these models too.")
 
@@ -196,8 +157,8 @@ def larger(table: pd.DataFrame) -> str:
     text = markdown([THREE, "no anchor", "in domain", "no anchor, began with the constants that ship",
                      f"{beyond.ANCHORS} anchors", "in domain"], rows)
     return (f"{text}\n\nThe constants that ship were fitted to these tables, large shapes included: a search that "
-            f"begins with them looks better than it is. All other fits beyond the random split begin with constants that "
-            f"are off by random factors (typically e). *In domain*: the share of tested rows that the "
+            f"begins with them looks better than it is. All other fits beyond the random split begin with constants "
+            f"that are off by random factors (typically e). *In domain*: the share of tested rows that the "
             f"residual calls measured; results warn of the others.")
 
 

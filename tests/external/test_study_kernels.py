@@ -15,7 +15,7 @@ import pytest
 from moesim.kernels.measurements import checked
 from moesim.kernels.models.tile import Tile
 
-MODULES = ("setting", "models", "beyond", "learning", "speed", "pages", "figures", "study")
+MODULES = ("setting", "models", "beyond", "learning", "speed", "lookup", "pages", "figures", "study")
 # Median, mean, 90th percentile of the absolute error in percent that shapes never fitted may have.
 BARS = {("gemm", "tile"): (6.5, 10, 21), ("gemm", "residual"): (2.5, 4, 9),
         ("moe", "tile"): (7, 11.5, 28), ("moe", "residual"): (2, 4, 9),
@@ -195,4 +195,4 @@ def test_a_row_again(parts: dict[str, Any], tables: dict[str, pd.DataFrame], sha
     for row in again.to_dict("records"):
         where = {c: row[c] for c in ("what", "op", "points", "seed", "tested", "model")}
         known = parts["pages"].one(tables["learning"], **where)
-        assert row["rows"] == known["rows"] and row["median"] == pytest.approx(known["median"], rel=0.05)
+        assert row["rows"] == known["rows"] and row["median"] == pytest.approx(known["median"], rel=0.1)
