@@ -5,6 +5,9 @@ All fits begin with a stranger's constants (``setting.stranger``) but where a ro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import setting
@@ -40,7 +43,8 @@ def table(folder: str, kind: str, op: str, *told: str) -> pd.DataFrame:
     rows = setting.points(folder, op)
     if kind == "version":
         return version(folder, rows)
-    return {"left_out": left_out, "fold": fold, "skew": skew, "larger": larger}[kind](rows, *told)
+    kinds: dict[str, Callable[..., pd.DataFrame]] = {"left_out": left_out, "fold": fold, "skew": skew, "larger": larger}
+    return kinds[kind](rows, *told)
 
 
 def left_out(rows: Points, name: str, start: str, seed: str) -> pd.DataFrame:
@@ -105,10 +109,10 @@ def version(folder: str, rows: Points) -> pd.DataFrame:
                         anchors=0)
 
 
-def tested(rows: Points, fit: np.ndarray, test: np.ndarray, **told: str | int) -> pd.DataFrame:
+def tested(rows: Points, fit: np.ndarray, test: np.ndarray, **told: Any) -> pd.DataFrame:
     """Return the rows *test* as the models predict them that were fitted to the rows *fit*; *told*: columns."""
-    known = {"start": "stranger", "seed": 0, "fitted": int(fit.sum()), "anchors": 0} | told
-    models = setting.all_models(rows.take(fit), int(known["seed"]), shipped=known["start"] == "shipped")
+    known: dict[str, Any] = {"start": "stranger", "seed": 0, "fitted": int(fit.sum()), "anchors": 0} | told
+    models = setting.all_models(rows.take(fit), known["seed"], shipped=known["start"] == "shipped")
     return predicted(models, rows.take(test)).assign(**known)
 
 

@@ -19,7 +19,7 @@ FEW = 300     # small shapes to which anchors are added
 ANCHORS = (0, 10, 30, 100, 300)
 
 
-def tasks() -> list[tuple[str, ...]]:
+def tasks() -> list[tuple[str, str, str, str]]:
     """Return (what, operator, how many, seed): the largest first, as they take longest."""
     curve = [(design, op, str(n), str(seed)) for n in sorted(POINTS, key=lambda n: n or 10**6, reverse=True)
              for op in setting.OPERATORS for design in ("random", "extremes") for seed in range(seeds(n))

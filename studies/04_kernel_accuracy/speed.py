@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ def table(folder: str, op: str) -> pd.DataFrame:
     many = some.take(np.resize(np.arange(len(some)), ROWS))
     found = []
     for model in setting.MODELS:
-        fit_s, kernels = timed(lambda model=model: fitting.fit(measured, setting.DEVICE, model))  # type: ignore[misc]
-        predict: Callable[[], Any] = lambda kernels=kernels: kernels.time_s(op, **many.shapes)  # noqa: E731
+        fit_s, kernels = timed(partial(fitting.fit, measured, setting.DEVICE, model))
+        predict = partial(kernels.time_s, op, **many.shapes)
         predict()  # compiles
         predict_s = min(timed(predict)[0] for _ in range(3))
         found.append({"op": op, "model": model, "fit_s": fit_s, "predict_s": predict_s})
