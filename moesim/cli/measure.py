@@ -16,7 +16,7 @@ Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16. (default: fp32 on 
 Threads = Annotated[int, typer.Option(min=0, help="Threads of PyTorch on a CPU. (default: PyTorch's own)")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the order and of random buffers.")]
 YAML = "device.yaml"
-STEADY = 10.0  # percent, of the last times against the first; above, a fit is of a machine that is no more (assumed)
+STEADY = 10.0  # percent, of the last times against the first; above, it is worth a note (assumed)
 
 
 def measure(device: Device = "cpu",
@@ -73,6 +73,9 @@ def validate(device: Device = "cpu",
         chosen = steps.MODEL[target.kind] if model is None else yaml_value("--model", model)
         fitted = kernels.fit(table, described, model=chosen, seed=seed)
         found = measured.compare(described, fitted.model)
+    print_rows(["operator", "held out: median %", "mean %", "p90 %", "bias %", "shapes"],
+               [[op, e.median, e.mean, e.p90, e.bias, e.rows] for op, e in fitted.info["accuracy"].items()])
+    print()
     found.to_csv(folder / "steps.csv", index=False)
     print_rows(list(found.columns), [[_short(v) for v in row] for row in found.to_numpy(object).tolist()])
     print()
@@ -97,7 +100,7 @@ def _report(library: Any, target: Any, journal: Any, folder: Path) -> Any:
         message(f"noise: {drift['noise']:.1f} % (median over these points, the fastest of every other time against the "
                 f"fastest of the rest)")
     if abs(drift["median"]) > STEADY:
-        message("note: the machine changed while it was measured; errors say as much about that as about a model")
+        message("note: the machine changed while it was measured: other programs, or other guests of its host")
     load = library.busy()
     if load:
         message(f"note: {load}")

@@ -191,7 +191,8 @@ class TestRunner:
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
         self.some(monkeypatch)
         options, pauses = Options(blocks=("launch",), effort=QUICK._replace(rounds=3)), []
-        found = measure.measure(CPU, tmp_path, options, between=lambda: pauses.append(len(journal_rows(tmp_path))))
+        found = measure.measure(CPU, tmp_path, options,
+                                between=lambda: pauses.append(len(journal_rows(tmp_path))))
         assert pauses == [0, 4, 8, 12] and not any(row["sentinel"] for row in found.rows)
         assert [row["x_round"] for row in found.rows] == [0] * 4 + [1] * 4 + [2] * 4
         assert len({row["x_key"] for row in found.rows}) == 4 and measure.drift(found)["points"] == 4
