@@ -22,7 +22,7 @@ _AMPLITUDE = 0.3  # prior medians of a function of logarithms: 30 %
 _NOISE = 0.05     # and 5 %
 _LEAST = 0.005    # noise: no measurement is better
 _FAR = 2.0        # noises from what all others say; from there on a point counts less
-_ROUNDS = 3       # of weighing points
+_ROUNDS = 5       # of weighing points
 _CHUNK = 2048     # rows of a prediction at once
 
 
@@ -37,7 +37,7 @@ def fit(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray
         covariance = _covariance(theta, x, wider)
         inverse = cho_solve(cho_factor(covariance, lower=True), np.eye(len(y)))
         away = np.abs(inverse @ y) / np.sqrt(np.diag(inverse))  # of each point from the others' prediction of it
-        wider = np.maximum(away * np.sqrt(wider) / _FAR, 1.0)
+        wider = np.maximum(away**2 * wider / _FAR**2, 1.0)
     weights[chosen] = np.exp(2 * theta[-2]) * (inverse @ y)
     return np.exp(theta[:-2]), weights
 

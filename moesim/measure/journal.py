@@ -34,6 +34,7 @@ class Journal:
         self._file = folder / ROWS
         self.rows = read(self._file)
         self._known = {_place(row) for row in self.rows}
+        self._failed = {row["x_key"] for row in self.rows if row["status"] != "ok"}
         if self._file.exists():  # cut a broken last line off, or the next row would be joined to it
             whole = "".join(json.dumps(row) + "\n" for row in self.rows)
             if whole != self._file.read_text(encoding="utf-8"):
@@ -43,14 +44,16 @@ class Journal:
         """Append *row* and make sure that it is on disk."""
         self.rows.append(row)
         self._known.add(_place(row))
+        if row["status"] != "ok":
+            self._failed.add(row["x_key"])
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def has(self, key: str, turn: int = -1, number: int = 0) -> bool:
-        """Tell whether the point *key* has a row: of the round *number*, or of the sentinels' *turn*."""
-        return (key, turn, number) in self._known
+        """Tell whether the point *key* has a row of the round *number*, or of the sentinels' *turn*, or failed once."""
+        return key in self._failed or (key, turn, number) in self._known
 
     def table(self) -> pd.DataFrame:
         """Return the rows of kernels in the form that ``moesim.kernels`` fits, of each point the fastest round."""

@@ -146,7 +146,9 @@ class _Run:
         return sum(item.cost_s * self._factor.get(item.block, 1.0) for item in items)
 
     def pause(self, between: Callable[[], None]) -> None:
-        """Call *between* on time that is not of the budget."""
+        """Call *between*, with the memory of all buffers free, on time that is not of the budget."""
+        self._bench.kept.clear()
+        self._bench.pool.clear()
         began = time.monotonic()
         between()
         self._end += time.monotonic() - began
@@ -154,9 +156,8 @@ class _Run:
     def one(self, item: Item, turn: tuple[int, int], keep: float = 0.0) -> None:
         """Measure *item* in this turn of the sentinels and this round, and write its row.
 
-        Leave it out if the budget is too short for it and *keep* more seconds.
-
-        Raises ``DeviceLost``, after the row, if the device does not answer any more.
+        Leave it out if the budget is too short for it and *keep* more seconds. Raises ``DeviceLost``, after the row, if
+        the device does not answer any more.
         """
         if time.monotonic() + self.cost_s([item]) + keep > self._end:
             return

@@ -66,9 +66,9 @@ def test_experts_are_the_products_of_those_with_tokens() -> None:
 
 @pytest.mark.parametrize("op", ops.OPS)
 def test_terms_are_seconds_at_the_peaks(op: str) -> None:
-    sizes = {"m": 8, "n": 64, "k": 32, "tokens_per_expert": [3, 0, 1], "hidden": 64, "inter": 32, "batch": 2, "q_len": 4,
-             "kv_len": 9, "heads_q": 4, "heads_kv": 2, "head_dim": 16, "bytes": 1e4, "tokens": 4, "experts": 8,
-             "top_k": 2}
+    sizes = {"m": 8, "n": 64, "k": 32, "tokens_per_expert": [3, 0, 1], "hidden": 64, "inter": 32, "batch": 2,
+             "q_len": 4, "kv_len": 9, "heads_q": 4, "heads_kv": 2, "head_dim": 16, "bytes": 1e4, "tokens": 4,
+             "experts": 8, "top_k": 2}
     shapes = ops.shapes(op, {name: sizes[name] for name in ops.OPS[op].required}, RATES)
     found = terms.terms(op, shapes, RATES, lambda s: s["m"] * 1e-6)
     assert all(np.all(seconds > 0) for seconds in found.values()) and found["call"] == 1e-6
