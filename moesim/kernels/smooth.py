@@ -6,7 +6,7 @@ far from what all others say (a disturbed measurement) count less. Far from all 
 
 >>> x = np.linspace(0, 4, 30)[:, None]
 >>> lengths, weights = fit(x, np.sin(x[:, 0]), seed=0)
->>> np.abs(value(x, weights, lengths, np.array([[1.5], [40.0]])) - [np.sin(1.5), 0]).max() < 0.02
+>>> bool(np.abs(value(x, weights, lengths, np.array([[1.5], [40.0]])) - [np.sin(1.5), 0]).max() < 0.02)
 True
 """
 
