@@ -121,7 +121,7 @@ class Additive:
         for _ in range(_ROUNDS):
             factors, _ = nnls(shares / scale * weight[:, None], weight)
             weight = 1 / np.sqrt(np.maximum(np.abs(shares / scale @ factors - 1), _SMALL))
-        return dict(zip(found, (factors / scale).tolist(), strict=True))
+        return {name: float(f"{v:.4g}") for name, v in zip(found, factors / scale, strict=True)}  # files stay readable
 
     def _learned(self, op: str) -> _Learned | None:
         return self.data.once(op, lambda table: _of(table[table["op"] == op])) if self.data else None
