@@ -40,14 +40,15 @@ def _moe(s: ops.Shapes, rates: Rates, product: Product) -> Terms:
 
 def of_experts(s: ops.Shapes, product: Product) -> np.ndarray:
     """Return the seconds of the two products of every expert that has tokens, one after the other."""
-    widths = np.broadcast_arrays(s["hidden"], s["inter"], s["matrices"], s["weight_bytes"], s["tokens"])
-    shape = widths[0].shape
-    counts = np.ceil(s["tokens_per_expert"]).astype(np.int64)
+    widths = np.broadcast_arrays(s["hidden"], s["inter"], s["matrices"], s["weight_bytes"])
+    shape = np.broadcast_shapes(widths[0].shape, s["tokens"].shape)
+    counts = np.ceil(s["tokens_per_expert"]).astype(np.int32)
     counts = np.broadcast_to(counts, shape + counts.shape[-1:]).reshape(-1, counts.shape[-1])
-    layers, which = np.unique(np.stack([w.reshape(-1) for w in widths[:4]], axis=-1), axis=0, return_inverse=True)
+    layers, which = np.unique(np.stack([w.reshape(-1) for w in widths], axis=-1), axis=0, return_inverse=True)
+    which = np.broadcast_to(which.reshape(widths[0].shape), shape).reshape(-1)
     out = np.zeros(len(counts))
     for i, (hidden, inter, matrices, weight_bytes) in enumerate(layers):
-        rows = np.flatnonzero(which.reshape(-1) == i)
+        rows: slice | np.ndarray = slice(None) if len(layers) == 1 else np.flatnonzero(which == i)
         each = np.zeros(int(counts[rows].max(initial=0)) + 1)  # seconds by tokens: the same few counts come again
         met = np.flatnonzero(np.bincount(counts[rows].reshape(-1), minlength=len(each)))
         met = met[met > 0]
