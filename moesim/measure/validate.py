@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 BLOCKS = ("activated_experts", "attention_decode", "attention_prefill", "dense_gemm", "elementwise", "experts",
           "memory", "router")
 # Tiles are a GPU's, and trees learn the noise of a few hundred points. One table of two cores: median held-out errors
-# of products, experts, prefill and decode are 5, 6, 9 and 8 % of additive, 10, 8, 7 and 10 % of residual (with a bound of
-# 3, wide enough for a CPU) and 10, 9, 19 and 18 % of table; of steps of three other stacks than those below, 7, 9 and
-# 9 %.
+# of products, experts, prefill and decode are 5, 6, 9 and 8 % of additive; 10, 8, 7 and 10 % of residual, with a bound
+# of 3; 10, 9, 19 and 18 % of table. Of steps of three other stacks than those below: 7, 9 and 9 %.
 MODEL = {"cpu": "additive", "cuda": "residual"}
 INPUTS = 4        # sets of hidden states, each with a routing of its own
 EFFORT = {"cpu": timing.Effort(1, INPUTS), "cuda": timing.Effort(3, 2 * INPUTS)}
