@@ -39,6 +39,8 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:
+        if self.moe is not None:
+            self.moe.counts(self.layers)  # raises
         n_dense = self.layers - self.n_moe_layers
         if (self.dense_ffn == 0) != (n_dense == 0):
             raise ValueError(f"{n_dense} layers have no experts and dense_ffn is {self.dense_ffn}; "

@@ -137,6 +137,8 @@ def _parallelism(scenario: Scenario) -> Iterable[Fact]:
 
 def _islands(scenario: Scenario) -> Iterable[Fact]:
     machine, parallelism, size = scenario.hardware, scenario.parallelism, scenario.island_size
+    if machine.devices_per_node % parallelism.tp:
+        return  # said already
     if size % parallelism.tp or machine.n_devices % size or (size > machine.devices_per_node
                                                             and size % machine.devices_per_node):
         yield "parallelism.ep", (f"{size} must be a multiple of parallelism.tp ({parallelism.tp}), and part of a node "

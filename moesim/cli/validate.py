@@ -26,7 +26,7 @@ def validate(context: typer.Context,
              device: measure.Device = "cpu",
              budget: Annotated[str, typer.Option(help="Time for measuring operators, e.g. 4min.")] = "4min",
              model: Annotated[str | None, typer.Option(help="Kernel model to fit: name, or {name: ...}. (default: "
-                                                            "residual, on a CPU with a wider bound)")] = None,
+                                                            "residual, on a CPU additive)")] = None,
              dtype: measure.Dtype = "", threads: measure.Threads = 0, seed: measure.Seed = 0) -> None:
     """With RUN: simulate its requests in a scenario and print how far both are apart.
 

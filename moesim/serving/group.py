@@ -25,6 +25,7 @@ class Requests:
         self.prompt = table["prompt_tokens"].to_numpy(np.int64)
         self.output = table["output_tokens"].to_numpy(np.int64)
         self.priority = table["priority"].to_numpy(np.int64) if "priority" in table else np.zeros(n, np.int64)
+        self.stored = self.prompt + self.output - 1  # KV tokens in the end: the last one is never read again
         self.produced = np.zeros(n, np.int64)
         self.computed = np.zeros(n, np.int64)
         self.group = np.full(n, -1)
@@ -33,11 +34,6 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
-
-    @property
-    def stored(self) -> np.ndarray:
-        """Tokens whose KV each request needs in the end: the last one is never read again."""
-        return self.prompt + self.output - 1
 
     def left(self, requests: np.ndarray) -> np.ndarray:
         """Return the tokens that *requests* compute before each produces its next one; 0 if it has produced all."""
@@ -109,7 +105,7 @@ class Group:
 
         Return who has room, and the tokens of each. Where there is too little, whoever runs and is last (largest
         priority number, then number) is preempted; what it was given in this step, others may have. Who is preempted
-        in its own turn holds back those behind it (as in vLLM).
+        in its own turn holds back those behind it (as in vLLM), so that nobody may be left: ask again.
         """
         left = self.requests.left(requests)
         tokens = left if budget is None else np.clip(budget - (np.cumsum(left) - left), 0, left)

@@ -32,6 +32,8 @@ def admit_whole(group: Group, max_batch: int, max_tokens: int, reserve: bool) ->
 
 def next_tokens(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """Return who of *group* has only its next token to compute, and a 1 for each; others are preempted if need be."""
-    running = group.running
-    running = running[group.requests.left(running) == 1]
-    return group.room(running)
+    while True:
+        running = group.running[group.requests.left(group.running) == 1]
+        served, tokens = group.room(running)
+        if len(served) or not len(running):  # else its first was preempted in its own turn
+            return served, tokens

@@ -62,6 +62,7 @@ class Island:
 
     def wait_until(self, time_s: float) -> None:
         """Let time pass to *time_s* without a step, but for experts that move meanwhile."""
+        self.between_steps()
         ready_s = self.replacing.ready_s if self.replacing is not None else np.inf
         if ready_s < time_s:
             self._clock.wait_until(ready_s)
@@ -85,9 +86,9 @@ class Island:
         if planned is None:
             raise RuntimeError("the scheduler runs nothing although requests wait")
         batch = self._batch(planned)
+        facts = self._facts(batch)
         stepped = [group.advance(*work) for group, work in zip(self.groups, planned, strict=True)]
         self.peak = np.maximum(self.peak, [g.pool.capacity - g.pool.free for g in self.groups])
-        facts = self._facts(batch)
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
         starts = self._clock.run(costs)

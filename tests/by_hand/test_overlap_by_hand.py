@@ -181,23 +181,33 @@ def test_flows_of_a_collective_advance_together() -> None:
 
 
 def test_halves_have_as_many_tokens_on_every_device() -> None:
-    """Group 0: prompts of 5 and 3, two decodes; group 1: a prompt of 2, three decodes. 8 + 2 + 2 + 3 = 15 tokens."""
-    def arrays(*numbers: list[int]) -> list[np.ndarray]:
-        return [np.array(n, np.int64) for n in numbers]
+    """Group 0: prompts of 5 and 3, two decodes; group 1: a prompt of 2, three decodes. 8 + 2 + 2 + 3 = 15 tokens.
 
-    batch = Batch(*arrays([7, 8, 9], [3, 2, 5], [0, 1, 0], list(range(10)), [1, 2, 3, 4, 5], [11, 12, 13, 14, 15],
-                          [0, 1, 0, 1, 1], [20, 21, 22, 23, 24]))
+    The prompt of 3 is a chunk behind 4 tokens, and not the last one.
+    """
     # Decodes in turn, group after group: requests 1, 3 | 2, 4, 5 to halves 0, 1 | 0, 1, 0. Prompt 9 (5 tokens) of group
     # 0: 1 to 1 there, 3 to 2 in all: half 1. Prompt 7 to half 0. Prompt 8: group 1 has 2 to 1: half 1.
-    first, second = halves(batch)
+    first, second = halves(batch([7, 8, 9], [3, 2, 5], [4, 0, 0], [0, 1, 1], [0, 1, 0], [1, 2, 3, 4, 5],
+                                 [11, 12, 13, 14, 15], [0, 1, 0, 1, 1], [20, 21, 22, 23, 24]))
     assert (first.prefill.tolist(), first.decode.tolist()) == ([7], [1, 2, 5])
     assert (second.prefill.tolist(), second.decode.tolist()) == ([8, 9], [3, 4])
     assert first.prefill_rows.tolist() == [0, 1, 2] and second.prefill_rows.tolist() == [3, 4, 5, 6, 7, 8, 9]
+    assert (first.prefill_past.tolist(), first.prefill_sampled.tolist()) == ([4], [False])
+    assert (second.prefill_past.tolist(), second.prefill_sampled.tolist()) == ([0, 0], [True, True])
     assert first.decode_kv.tolist() == [11, 12, 15] and second.decode_rows.tolist() == [22, 23]
-    alone = Batch(*arrays([7], [9], [0], list(range(9)), [1], [11], [0], [20]))
+    alone = batch([7], [9], [0], [1], [0], [1], [11], [0], [20])
     assert halves(alone) == [alone]  # 9 tokens to 1: not worth it
-    single = Batch(*arrays([], [], [], [], [1], [11], [0], [20]))
+    single = batch([], [], [], [], [], [1], [11], [0], [20])
     assert halves(single) == [single]
+
+
+def batch(prefill: list[int], tokens: list[int], past: list[int], sampled: list[int], group: list[int],
+          decode: list[int], kv: list[int], decode_group: list[int], rows: list[int]) -> Batch:
+    """Return a step without padding; the prompts' tokens have the rows 0, 1, ..."""
+    none = np.empty(0, np.int64)
+    p, n, before, g, d, kv_, dg, r = (np.array(x, np.int64) for x in (
+        prefill, tokens, past, group, decode, kv, decode_group, rows))
+    return Batch(p, n, before, np.array(sampled, bool), g, np.arange(n.sum()), d, kv_, dg, r, none, none)
 
 
 @pytest.mark.parametrize("overrides, table, fact", [

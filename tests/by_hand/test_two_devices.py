@@ -41,6 +41,7 @@ requests: {kind: closed_loop, concurrency: 2, count: 2}
 placement: {solver: linear}
 scheduler: {name: prefill_first}
 kernels: roofline
+kv: {block: 1}
 span_steps: -1
 """
 

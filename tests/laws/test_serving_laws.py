@@ -42,10 +42,12 @@ VARIANTS = {
     "coherent, all": (COHERENT, *DENSE_LAYERS, *SHARED, *WINDOWS, *TWO_NODES),
     "coherent, hidden": (COHERENT, "parallelism.context=hidden", *DENSE_LAYERS, *TWO_NODES),
 }
-# Per step: requests whose prompts run, those that decode, and how many tokens each of the latter has produced.
+# Per step: requests whose prompts run (whole, or from the first of these tokens to before the second), those that
+# decode, and how many tokens each of the latter has produced.
 STEPS = [([0, 1, 2], [], []), ([], [0, 1, 2], [1, 1, 1]), ([3, 4], [2, 0], [2, 2]), ([], [4, 0, 3], [1, 3, 1]),
-         ([5], [], [])]
-GROUP_OF = [0, 1, 1, 0, 0, 1]
+         ([(5, 0, 3), (6, 0, 5)], [1], [2]), ([(5, 3, 4), (6, 5, None)], [], []), ([(5, 4, None)], [6, 1], [1, 3])]
+PADDING = [[], [0, 1], [1], [0, 0, 0], [], [0, 1], []]  # the groups of tokens that fill up a captured size
+GROUP_OF = [0, 1, 1, 0, 0, 1, 1]
 
 Slow = tuple[dict[tuple[int, str], np.ndarray], dict[str, np.ndarray], float]
 
@@ -61,12 +63,15 @@ class Twin:
     def tokens(self, batch: Batch) -> Iterator[tuple[int, int, int, int, bool]]:
         """Yield request, group, trace row, context length and whether it is a prompt's, for every token."""
         rows = iter(batch.prefill_rows)
-        for request, length, group in zip(batch.prefill, batch.prefill_tokens, batch.prefill_group, strict=True):
+        for request, length, past, group in zip(batch.prefill, batch.prefill_tokens, batch.prefill_past,
+                                                batch.prefill_group, strict=True):
             for i in range(length):
-                yield request, group, next(rows), i + 1, True
+                yield request, group, next(rows), past + i + 1, True
         for request, kv, group, row in zip(batch.decode, batch.decode_kv, batch.decode_group, batch.decode_rows,
                                            strict=True):
             yield request, group, row, kv, False
+        for group, row in zip(batch.pad_group, batch.pad_rows, strict=True):  # runs as a token, attends to nothing
+            yield -1, group, row, 0, True
 
     def devices(self, row: int, m: int) -> list[int]:
         """Return the devices of the experts of trace *row* in the *m*-th layer with experts, best first."""
@@ -87,16 +92,23 @@ class Twin:
         cost = self.network.all_to_all(traffic)
         return float(cost.time_s), cost.loads
 
-    def attention(self, layer: int, prompts: list[int], kv: list[int], tokens: int) -> float:
-        """Return the seconds of the attention block on a device that runs *prompts* and decodes contexts *kv*."""
+    def attention(self, layer: int, prompts: list[tuple[int, int]], kv: list[int], tokens: int) -> float:
+        """Return the seconds of the attention block on a device that runs *prompts* and decodes contexts *kv*.
+
+        A prompt, or chunk: its tokens, and those before it.
+        """
         window = int(self.model.attention_windows[layer])
         seen = [min(n, window) if window else n for n in kv]
         return float(self.ops.projections(np.array([tokens]))[0]
-                     + sum(float(self.ops.prefill_attention(np.array([n]), window)[0]) for n in prompts)
+                     + sum(float(self.ops.prefill_attention(np.array([n]), np.array([past]), window)[0])
+                           for n, past in prompts)
                      + self.ops.decode_attention(np.array([len(kv)]), np.array([sum(seen)]))[0])
 
     def by_device(self, operator: str, counts: list[int]) -> np.ndarray:
         return np.array([getattr(self.ops, operator)(np.array([n]))[0] for n in counts])
+
+    def head(self, samples: list[int], tokens: list[int]) -> np.ndarray:
+        return np.array([self.ops.head(np.array([s]), np.array([n]))[0] for s, n in zip(samples, tokens, strict=True)])
 
 
 def dispatch_combine(self: Twin, batch: Batch) -> Slow:
@@ -111,7 +123,8 @@ def dispatch_combine(self: Twin, batch: Batch) -> Slow:
     seconds, sent, loads = {}, defaultdict(float), []
     for layer in range(self.model.layers):
         seconds[layer, "attention"] = np.array([self.attention(
-            layer, [n for n, group in zip(batch.prefill_tokens, batch.prefill_group, strict=True) if group == g],
+            layer, [(n, past) for n, past, group in zip(batch.prefill_tokens, batch.prefill_past, batch.prefill_group,
+                                                        strict=True) if group == g],
             [t[3] for t in tokens if t[1] == g and not t[4]], n_tokens[d]) for d, g in enumerate(group_of)])
         reduced = []
         if layer in self.model.moe_layer_indices:
@@ -135,8 +148,9 @@ def dispatch_combine(self: Twin, batch: Batch) -> Slow:
             size = np.array(n_tokens[::self.tp]) * self.model.activation_bytes_per_token
             cost = self.network.all_reduce(size, self.tp)
             seconds[layer, phase], sent[phase] = np.repeat(cost.time_s, self.tp), sent[phase] + cost.loads.sum(axis=0)
-    samples = [sum(g == group for g in [*batch.prefill_group, *batch.decode_group]) for group in group_of]
-    seconds[-1, "head"] = self.by_device("head", samples)
+    producing = [*batch.prefill_group[batch.prefill_sampled], *batch.decode_group]
+    samples = [sum(g == group for g in producing) for group in group_of]
+    seconds[-1, "head"] = self.head(samples, n_tokens)
     return seconds, sent, float(np.mean(loads))
 
 
@@ -151,7 +165,8 @@ def context_coherent(self: Twin, batch: Batch) -> Slow:
         kv = [[t[3] for t in decoding if at[t[0]] == d] for d in devices]
         here = [len(kv[d]) + len(prompts) for d in devices]
         seconds[layer, "attention"] = np.array(
-            [self.attention(layer, batch.prefill_tokens.tolist(), kv[d], here[d]) for d in devices])
+            [self.attention(layer, list(zip(batch.prefill_tokens, batch.prefill_past, strict=True)), kv[d], here[d])
+             for d in devices])
         context += [len(kv[d]) * self.model.kv_bytes_per_token_per_layer for d in devices]
         if layer not in self.model.moe_layer_indices:
             seconds[layer, "dense"] = self.by_device("dense", here)
@@ -178,7 +193,8 @@ def context_coherent(self: Twin, batch: Batch) -> Slow:
             seconds[layer, "shared"] = self.by_device("shared", after)
     self.location |= at
     last = np.array([sum(d == where for where in at.values()) for d in devices])
-    seconds[-1, "head"] = self.by_device("head", last + [sum(d == g for g in batch.prefill_group) for d in devices])
+    first = batch.prefill_group[batch.prefill_sampled]  # prompts that end here give a token
+    seconds[-1, "head"] = self.head(last + [sum(d == g for g in first) for d in devices], last)
     if self.inputs.scenario.parallelism.context == "hidden":
         context = last * self.model.activation_bytes_per_token
     gathered = self.network.all_gather(context)
@@ -189,11 +205,16 @@ def context_coherent(self: Twin, batch: Batch) -> Slow:
 TWINS = {"dispatch_combine": dispatch_combine, "context_coherent": context_coherent}
 
 
-def batch_of(inputs: Inputs, prefill: list[int], decode: list[int], produced: list[int]) -> Batch:
+def batch_of(inputs: Inputs, prefill: list[int | tuple[int, int, int | None]], decode: list[int], produced: list[int],
+             padding: list[int]) -> Batch:
     lengths, group = inputs.requests["prompt_tokens"].to_numpy(), np.array(GROUP_OF)
-    p, d, n = (np.array(numbers, np.int64) for numbers in (prefill, decode, produced))
-    return Batch(p, lengths[p], group[p], inputs.rows.prompt(p, lengths[p]),
-                 d, lengths[d] + n, group[d], inputs.rows.decode(d, n - 1))
+    parts = [(p, 0, None) if isinstance(p, int) else p for p in prefill]
+    ends = [lengths[request] if end is None else end for request, _, end in parts]
+    p, past, end, d, n = (np.array(numbers, np.int64) for numbers in (
+        [request for request, *_ in parts], [begin for _, begin, _ in parts], ends, decode, produced))
+    return Batch(p, end - past, past, end == lengths[p], group[p], inputs.rows.span(p, lengths[p], past, end - past),
+                 d, lengths[d] + n, group[d], inputs.rows.decode(d, n - 1),
+                 np.array(padding, np.int64), np.arange(len(padding)))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -203,8 +224,8 @@ def test_a_step_costs_what_its_tokens_do_one_by_one(variant: str, solver: str) -
     network = Network.of(inputs.scenario.hardware, inputs.scenario.balancing, inputs.scenario.seed)
     mode = inputs.scenario.parallelism.mode
     fast, twin = MODES[mode](inputs, network), Twin(inputs, network)
-    for numbers in STEPS:
-        batch = batch_of(inputs, *numbers)
+    for numbers, padding in zip(STEPS, PADDING, strict=True):
+        batch = batch_of(inputs, *numbers, padding if mode == "dispatch_combine" else [])
         _compare(fast.step(batch), *TWINS[mode](twin, batch))
 
 

@@ -201,7 +201,17 @@ SCALE_OUT = "hardware.scale_out={efficiency: 0.9, startup: 1 us, ramp: 0 s}"
     (("hardware.nodes=2", SCALE_OUT), "2 nodes need a fabric and scale_out to join them"),
     (("hardware.nodes=3", FABRIC, SCALE_OUT), "the fabric has 4 hosts for 6 devices (one network port each)"),
     (("hardware.device.processor.peak={fp8: 1 TFLOP/s}",), "peak must give bf16 or fp16"),
-    (("scheduler=null",), "scheduler: None is not a scheduler; write its name, one of: prefill_first"),
+    (("parallelism.ep=3",),
+     "parallelism.ep: 3 must be a multiple of parallelism.tp (1), and part of a node (2 devices)"),
+    (("parallelism.ep=1", "parallelism.mode=context_coherent"),
+     "parallelism.mode: the machine is 2 islands (parallelism.ep); this needs one: all devices"),
+    (("parallelism.ep=1", "placement.online={every: 2}"), "placement.online: the machine is 2 islands"),
+    (("placement=null",), "placement: missing; add it"), (("trace=null",), "trace: missing; add it"),
+    (("model.moe=null", "model.dense_ffn=8"), "placement: model tiny has no experts; remove it"),
+    (("scheduler.max_batch=0",), "scheduler: prefill_first: max_batch: Input should be greater than or equal to 1"),
+    (("too_long=ignore",), "too_long: Input should be 'stop' or 'refuse'"),
+    (("scheduler=null",),
+     "scheduler: None is not a scheduler; write its name, one of: decode_first, prefill_first, static, vllm"),
 ])
 def test_what_does_not_go_together(overrides: tuple[str, ...], message: str) -> None:
     assert any(message in line for line in problems(lambda: moesim.load(TINY, overrides)))

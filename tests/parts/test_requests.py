@@ -72,10 +72,10 @@ def replayed(file: Path) -> pd.DataFrame:
     return table(Replay.model_validate({"kind": "replay", "path": str(file)}), 0)
 
 
-@pytest.mark.parametrize("domain", [False, True])
+@pytest.mark.parametrize("more", [{}, {"domain": ["a", "b", "a"]}, {"priority": [3, -1, 0]}])
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_files_are_read_and_other_columns_left_out(tmp_path: Path, suffix: str, domain: bool) -> None:
-    wanted = GOOD.assign(domain=["a", "b", "a"]) if domain else GOOD
+def test_files_are_read_and_other_columns_left_out(tmp_path: Path, suffix: str, more: dict[str, list]) -> None:
+    wanted = GOOD.assign(**more)
     file, given = tmp_path / f"requests.{suffix}", wanted.assign(user="somebody", request=[7, 7, 7])
     given.to_csv(file, index=False) if suffix == "csv" else given.to_parquet(file)
     found = replayed(file)
@@ -96,6 +96,13 @@ def test_files_are_read_and_other_columns_left_out(tmp_path: Path, suffix: str, 
     (lambda t: t.assign(arrival_s=[0, 1, np.inf]),
      "row 2: arrival_s is inf; it must be at least 0 and below 2.14748e+09"),
     (lambda t: t.iloc[:0], "holds no request; give at least one row"),
+    (lambda t: t.assign(priority=[0, 1.5, 1]),
+     "row 1: priority is 1.5; it must be a whole number (the smallest goes first)"),
+    (lambda t: t.assign(priority=[0, 1, "high"]),
+     "row 2: priority is high; it must be a whole number (the smallest goes first)"),
+    (lambda t: t.assign(prompt_ids="[1, 2, 3]"), "prompt_ids and output_ids come together; add the other column"),
+    (lambda t: t.assign(prompt_ids="[1, 2, 3]", output_ids="[1]"),
+     "row 0: prompt_ids must be a list of 3 token ids (prompt_tokens); lists need a Parquet file"),
 ])
 def test_impossible_files_are_refused(tmp_path: Path, change: object, message: str) -> None:
     file = tmp_path / "requests.csv"
@@ -103,6 +110,16 @@ def test_impossible_files_are_refused(tmp_path: Path, change: object, message: s
     with pytest.raises(ValueError) as caught:
         replayed(file)
     assert str(caught.value) == f"{file}: {message}"
+
+
+def test_token_ids_are_as_many_as_tokens(tmp_path: Path) -> None:
+    ids = GOOD.assign(prompt_ids=[[1, 2, 3], [4], [5, 6]], output_ids=[[7], [8, 9], list(range(9))])
+    ids.to_parquet(tmp_path / "requests.parquet")
+    found = replayed(tmp_path / "requests.parquet")
+    assert [list(row) for row in found["prompt_ids"]] == ids["prompt_ids"].tolist()
+    ids.assign(output_ids=[[7], [8, 9], [1]]).to_parquet(tmp_path / "requests.parquet")
+    with pytest.raises(ValueError, match=r"row 2: output_ids must be a list of 9 token ids \(output_tokens\)"):
+        replayed(tmp_path / "requests.parquet")
 
 
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:
