@@ -19,7 +19,7 @@ test-all: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max,rounds
 
-# About six minutes on two cores that do nothing else.
+# About five minutes on two cores that do nothing else.
 validate-cpu: $(VENV)/.dev
 	$(BIN)/moesim validate --device cpu --budget 3.5min --out out/validate-cpu
 

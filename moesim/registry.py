@@ -36,6 +36,7 @@ KINDS = {
     "format": ("moesim.formats", "read"),
     "bench": ("moesim.measure.blocks", "points"),
     "placement_format": ("moesim.placement.formats", "write"),
+    "run_format": ("moesim.runs.formats", "read"),
 }
 
 

@@ -8,6 +8,7 @@ earlier one finishes; their ``arrival_s`` is NaN until the run sets it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,9 @@ _MOST = 10_000_000  # requests of a run: more do not fit into memory
 _LATE = 1e6  # seconds: nobody waits eleven days for the first request, but time stamps of a clock look like this
 COLUMNS = ("request", "arrival_s", "prompt_tokens", "output_tokens")
 EXTRAS = ("domain", "priority", "prompt_ids", "output_ids")
+# What LLMServingSim's workload files call the columns.
+_JSON_NAMES = {"input_toks": "prompt_tokens", "output_toks": "output_tokens", "input_tok_ids": "prompt_ids",
+               "output_tok_ids": "output_ids"}
 
 
 class Uniform(Spec):
@@ -72,7 +76,11 @@ class ClosedLoop(Spec):
 
 
 class Replay(Spec):
-    """Requests read from a CSV or Parquet file with the columns of a request table."""
+    """Requests read from a CSV, Parquet or JSON-lines file with the columns of a request table.
+
+    JSON lines may use the names of LLMServingSim's workloads: input_toks, output_toks, arrival_time_ns, input_tok_ids,
+    output_tok_ids.
+    """
 
     kind: Literal["replay"]
     path: DataPath
@@ -105,11 +113,7 @@ def table(spec: Poisson | ClosedLoop | Replay, seed: int) -> pd.DataFrame:
 
 
 def _replay(spec: Replay) -> pd.DataFrame:
-    try:
-        requests = pd.read_parquet(spec.path) if spec.path.suffix == ".parquet" else pd.read_csv(spec.path)
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's own complaints are ValueErrors
-        raise ValueError(f"{spec.path}: not a readable CSV or Parquet file ({str(error).splitlines()[0]}); "
-                         f"write a table with {', '.join(COLUMNS)}") from None
+    requests = _read(spec.path)
     missing = [c for c in COLUMNS[1:] if c not in requests]
     if missing:
         raise ValueError(f"{spec.path}: no column {', '.join(missing)}; a request table has {', '.join(COLUMNS)}")
@@ -129,6 +133,33 @@ def _replay(spec: Replay) -> pd.DataFrame:
     return requests[keep].reset_index(drop=True).rename_axis("request").reset_index()
 
 
+def _read(path: Path) -> pd.DataFrame:
+    """Return the table in the file *path*. Raises ``ValueError``."""
+    if path.suffix == ".jsonl":
+        return _read_lines(path)
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's own complaints are ValueErrors
+        raise ValueError(f"{path}: not a readable CSV or Parquet file ({str(error).splitlines()[0]}); "
+                         f"write a table with {', '.join(COLUMNS)}") from None
+
+
+def _read_lines(path: Path) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: not JSON ({error}); write one request per line") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: not an object; write one request per line")
+        rows.append(row)
+    requests = pd.DataFrame(rows).rename(columns=_JSON_NAMES)
+    if "arrival_time_ns" in requests and "arrival_s" not in requests:
+        requests["arrival_s"] = pd.to_numeric(requests["arrival_time_ns"], errors="coerce") * 1e-9
+    return requests
+
+
 def _check_extras(path: Path, requests: pd.DataFrame) -> None:
     """Raise ``ValueError`` if priorities are not whole numbers, or token ids are not as many as there are tokens."""
     if "priority" in requests:
@@ -141,9 +172,9 @@ def _check_extras(path: Path, requests: pd.DataFrame) -> None:
         raise ValueError(f"{path}: prompt_ids and output_ids come together; add the other column")
     for ids, count in (("prompt_ids", "prompt_tokens"), ("output_ids", "output_tokens")):
         for row, (values, n) in enumerate(zip(requests[ids], requests[count], strict=True) if ids in requests else ()):
-            if isinstance(values, str) or np.ndim(values) != 1 or len(values) != n:
+            if np.ndim(values) != 1 or len(values) != n or np.asarray(values).dtype.kind not in "iu":
                 raise ValueError(f"{path}: row {row}: {ids} must be a list of {n} token ids ({count}); lists need a "
-                                 f"Parquet file")
+                                 f"Parquet file or JSON lines")
 
 
 def _check_column(path: Path, column: str, values: pd.Series, least: int) -> None:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "moesim"
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"demo"},
+    {"demo", "runs"},
     {"plots", "explore", "measure"},
     {"sim"},
     {"result"},

@@ -1,4 +1,4 @@
-"""Commands that measure this machine: its operators (measure), and whether they add up to steps (validate)."""
+"""Measure this machine: its operators (measure), and whether they add up to steps (validate without a run)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16. (default: fp32 on 
 Threads = Annotated[int, typer.Option(min=0, help="Threads of PyTorch on a CPU. (default: PyTorch's own)")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the order and of random buffers.")]
 YAML = "device.yaml"
-STEADY = 5.0  # percent; above, a comparison of times taken minutes apart is worth little (assumed)
+STEADY = 10.0  # percent, of the last times against the first; above, it is worth a note (assumed)
 
 
 def measure(device: Device = "cpu",
@@ -47,13 +47,8 @@ def measure(device: Device = "cpu",
     _report(library, target, journal, folder)
 
 
-def validate(device: Device = "cpu",
-             out: Annotated[Path | None, typer.Option(help="Folder of the measurements. (default: out/validate/"
-                                                           "<device>-<dtype>)")] = None,
-             budget: Annotated[str, typer.Option(help="Time for measuring operators, e.g. 4min.")] = "4min",
-             model: Annotated[str | None, typer.Option(help="Kernel model to fit: name, or {name: ...}. (default: "
-                                                            "residual, on a CPU with a wider bound)")] = None,
-             dtype: Dtype = "", threads: Threads = 0, seed: Seed = 0) -> None:
+def validate(device: str, out: Path | None, budget: str, model: str | None, dtype: str, threads: int,
+             seed: int) -> None:
     """Measure operators here, fit them, predict steps of layer stacks that no fit has seen, and measure those."""
     from moesim import kernels
     from moesim import measure as library
@@ -64,26 +59,23 @@ def validate(device: Device = "cpu",
     target = library.find(_kind(device), dtype, threads)
     folder = out or Path(f"out/validate/{target.kind}-{target.dtype}")
     options = library.Options(steps.BLOCKS, _seconds(budget), seed)
-    with _stoppable(folder), progress("operators") as moved:
-        journal = library.measure(target, folder, options, moved)
+    measured = steps.Steps(target)
+    with _stoppable(folder), progress("operators, and steps between them") as moved:
+        journal = library.measure(target, folder, options, moved, measured.measure)
     described = _report(library, target, journal, folder)
     with waiting("fitting"):
         table = checked(steps.to_fit(journal.table(), target.kind), str(folder))
         chosen = steps.MODEL[target.kind] if model is None else yaml_value("--model", model)
         fitted = kernels.fit(table, described, model=chosen, seed=seed)
-    with progress("steps") as moved:
-        found = steps.compare(target, described, fitted.model, progress=moved)
+        found = measured.compare(described, fitted.model)
+    print_rows(["operator", "held out: median %", "mean %", "p90 %", "bias %", "shapes"],
+               [[op, e.median, e.mean, e.p90, e.bias, e.rows] for op, e in fitted.info["accuracy"].items()])
+    print()
     found.to_csv(folder / "steps.csv", index=False)
     print_rows(list(found.columns), [[_short(v) for v in row] for row in found.to_numpy(object).tolist()])
     print()
     print_pairs({f"{name} ({'' if name == 'steps' else '%'})".replace(" ()", ""): value
                  for name, value in steps.errors(found).items()})
-    with waiting("measuring sentinels again"):
-        drift = library.drift(library.again(target, folder, options))
-    message(f"drift: {drift['sentinels']} operators measured again after the steps: {drift['median']:+.1f} % (median, "
-            f"against the start)")
-    if abs(drift["median"]) > STEADY:
-        message("note: the machine changed while it was measured; the errors say as much about that as about the model")
 
 
 def _report(library: Any, target: Any, journal: Any, folder: Path) -> Any:
@@ -97,9 +89,13 @@ def _report(library: Any, target: Any, journal: Any, folder: Path) -> Any:
     for reason in sorted({f"{row['op']}, {row['impl']}: {row['status']}: {row['x_error']}" for row in failed}):
         message(f"note: {reason}")
     drift = library.drift(journal)
-    if drift["sentinels"]:
-        message(f"drift: {drift['sentinels']} points measured again: {drift['median']:+.1f} % (median, last against "
-                f"first), {drift['worst']:.1f} % between any two turns of one point")
+    if drift["points"]:
+        message(f"drift: {drift['points']} points measured again: {drift['median']:+.1f} % (median, last against "
+                f"first), {drift['worst']:.1f} % between any two times of one point")
+        message(f"noise: {drift['noise']:.1f} % (median over these points, the fastest of every other time against the "
+                f"fastest of the rest)")
+    if abs(drift["median"]) > STEADY:
+        message("note: the machine changed while it was measured: other programs, or other guests of its host")
     load = library.busy()
     if load:
         message(f"note: {load}")

@@ -6,7 +6,7 @@ every row is on disk before the next begins, and a run that was stopped goes on 
 """
 
 from moesim.measure.environment import busy
-from moesim.measure.runner import Options, again, drift, measure, planned
+from moesim.measure.runner import Options, drift, measure, planned
 from moesim.measure.target import Target, find
 
-__all__ = ["Options", "Target", "again", "busy", "drift", "find", "measure", "planned"]
+__all__ = ["Options", "Target", "busy", "drift", "find", "measure", "planned"]

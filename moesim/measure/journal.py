@@ -6,6 +6,7 @@ A run that is killed loses the point it was at. Its last line may be cut short; 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / ROWS
         self.rows = read(self._file)
+        self._known = {_place(row) for row in self.rows}
+        self._failed = {row["x_key"] for row in self.rows if row["status"] != "ok"}
         if self._file.exists():  # cut a broken last line off, or the next row would be joined to it
             whole = "".join(json.dumps(row) + "\n" for row in self.rows)
             if whole != self._file.read_text(encoding="utf-8"):
@@ -40,22 +43,25 @@ class Journal:
     def add(self, row: dict[str, Any]) -> None:
         """Append *row* and make sure that it is on disk."""
         self.rows.append(row)
+        self._known.add(_place(row))
+        if row["status"] != "ok":
+            self._failed.add(row["x_key"])
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def has(self, key: str, turn: int = -1) -> bool:
-        """Tell whether the point *key* has a row: an ordinary one, or that of the sentinels' *turn*."""
-        return any(row["x_key"] == key and row["x_turn"] == turn for row in self.rows)
+    def has(self, key: str, turn: int = -1, number: int = 0) -> bool:
+        """Tell whether the point *key* has a row of the round *number*, or of the sentinels' *turn*, or failed once."""
+        return key in self._failed or (key, turn, number) in self._known
 
     def table(self) -> pd.DataFrame:
-        """Return the rows of kernels in the form that ``moesim.kernels`` fits."""
-        return as_table([row for row in self.rows if row["op"] in KERNELS])
+        """Return the rows of kernels in the form that ``moesim.kernels`` fits, of each point the fastest round."""
+        return as_table(fastest([row for row in self.rows if row["op"] in KERNELS]))
 
     def others(self) -> pd.DataFrame:
         """Return the rows that are not one kernel: layer stacks, offload, energy, two streams at once, permutations."""
-        return as_table([row for row in self.rows if row["op"] not in KERNELS])
+        return as_table(fastest([row for row in self.rows if row["op"] not in KERNELS]))
 
     def export(self, kind: str) -> list[Path]:
         """Write the tables as Parquet beside the rows: all kernels, those of one engine on a *kind* of device, others.
@@ -88,6 +94,23 @@ def read(file: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{file}:{number}: not a row of measurements; remove the line, or measure into another "
                              f"folder") from None
     return rows
+
+
+def fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return of each point, and of each turn of a sentinel, the row of the round with the shortest time.
+
+    A point that failed in every round keeps its first row.
+    """
+    best: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:
+        before = best.setdefault((row["x_key"], row["x_turn"]), row)
+        if row["status"] == "ok" and row["time_s"] < (before["time_s"] if before["status"] == "ok" else math.inf):
+            best[row["x_key"], row["x_turn"]] = row
+    return list(best.values())
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int, int]:
+    return row["x_key"], row["x_turn"], row["x_round"]
 
 
 def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

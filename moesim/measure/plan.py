@@ -23,31 +23,34 @@ class Item(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to measure: ``items`` in random order, ``sentinels`` among them three times more."""
+    """What to measure: ``items`` in random order, in so many ``rounds``; ``sentinels`` among them three times more."""
 
     items: list[Item]
     sentinels: list[Item]
     left_out: dict[str, int]
+    rounds: int = 1
 
     def seconds(self) -> dict[str, float]:
         """Return the estimate of every block, and of the sentinels."""
         found: dict[str, float] = {}
         for item in self.items:
-            found[item.block] = found.get(item.block, 0.0) + item.cost_s
+            found[item.block] = found.get(item.block, 0.0) + self.rounds * item.cost_s
         if self.sentinels:
             found["sentinels"] = TURNS * sum(item.cost_s for item in self.sentinels)
         return found
 
 
-def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0) -> Plan:
-    """Choose from *points* (items of each block) what takes about *budget_s*; infinite takes all.
+def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0, rounds: int = 1) -> Plan:
+    """Choose from *points* (items of each block) what takes about *budget_s* in all *rounds*; infinite takes all.
 
     Every block gets the same share of what all its points would take. In a block, anchors come first (the ends of the
-    domain: without them a fit has to extrapolate), then the others at random.
+    domain: without them a fit has to extrapolate), then the others at random. With several rounds every point is
+    measured again anyway, and there are no sentinels.
     """
     rng = np.random.default_rng(seed)
     total = sum(item.cost_s for items in points.values() for item in items)
-    share = min(1.0, (1 - SENTINEL_SHARE) * budget_s / total) if total else 1.0
+    again = SENTINEL_SHARE if rounds == 1 else 0.0
+    share = min(1.0, (1 - again) * budget_s / rounds / total) if total else 1.0
     chosen: list[Item] = []
     left_out = {}
     for block in sorted(points):
@@ -56,7 +59,7 @@ def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0) -
         left_out[block] = len(items) - len(taken)
         chosen += taken
     order = _together([chosen[i] for i in rng.permutation(len(chosen))])
-    return Plan(order, _sentinels(order, SENTINEL_SHARE * budget_s / TURNS), left_out)
+    return Plan(order, _sentinels(order, again * budget_s / TURNS) if again else [], left_out, rounds)
 
 
 def _together(items: list[Item]) -> list[Item]:

@@ -64,13 +64,14 @@ class Work:
 
     ``capture``: a CUDA graph may record the calls (nothing in them waits for the device). ``own``: measures by itself,
     in place of the calls, because its time is not that of one call (two streams at once, a counter of energy).
-    ``check``: columns to add after timing.
+    ``check``: columns to add after timing. ``before``: runs before each call on a CPU, untimed.
     """
 
     calls: Sequence[Callable[[], Any]] = ()
     capture: bool = True
     own: Callable[[], Timing] | None = None
     check: Callable[[], Mapping[str, Any]] | None = None
+    before: Callable[[], Any] | None = None
 
 
 class Unavailable(Exception):

@@ -7,6 +7,7 @@ import datetime
 import json
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Options:
     blocks: tuple[str, ...] = ()
     budget_s: float = float("inf")
     seed: int = 0
-    effort: timing.Effort = timing.NORMAL
+    effort: timing.Effort | None = None  # timing.NORMAL of the device
 
 
 class DeviceLost(ValueError):
@@ -48,11 +49,25 @@ class Bench:
         self.pool = Pool(target.kind, target.torch_dtype, seed)
         self.kept: dict[str, Any] = {}  # what a block built for one point and may need for the next
 
+    @cached_property
+    def elsewhere(self) -> Callable[[], Any] | None:
+        """What runs before a short call on a CPU: reading as much as the last cache holds.
+
+        A call that follows itself finds its code and all that it reads in the caches next to the core. In a step the
+        weights of a layer have been there since, and the same call takes up to five times as long (norms of few rows).
+        """
+        if self.target.kind != "cpu":
+            return None
+        import torch
+
+        return torch.ones(int(self.target.ring_bytes / 2 / self.target.value_bytes), dtype=self.target.torch_dtype).sum
+
 
 def planned(target: Target, options: Options = Options()) -> Plan:
     """Return what ``measure`` would run. Raises ``UnknownPart`` for a block that is not there."""
     names = options.blocks or registry.names("bench")
     points: dict[str, list[Item]] = {}
+    effort = options.effort or timing.NORMAL[target.kind]
     seen: set[str] = set()  # two blocks, or two draws, may come to the same shape: the first has it
     for name in names:
         points[name] = []
@@ -60,15 +75,17 @@ def planned(target: Target, options: Options = Options()) -> Plan:
             point = dataclasses.replace(point, dtype=point.dtype or target.dtype)
             if point.shape_key not in seen:
                 seen.add(point.shape_key)
-                cost = point.whole_s or timing.cost_s(target.kind, target.guess_s(point), options.effort)
+                cost = point.whole_s or timing.cost_s(target.kind, target.guess_s(point), effort)
                 points[name].append(Item(name, point, cost))
-    return plan(points, options.budget_s, options.seed)
+    return plan(points, options.budget_s, options.seed, effort.rounds)
 
 
 def measure(target: Target, folder: Path, options: Options = Options(),
-            progress: Callable[[int, int], None] = lambda done, total: None) -> Journal:
+            progress: Callable[[int, int], None] = lambda done, total: None,
+            between: Callable[[], None] = lambda: None) -> Journal:
     """Measure into *folder* and return its journal; what is there already is not measured again.
 
+    *between* is called at the start, after every round of all points, and so at the end. Its time is not of the budget.
     Raises ``ValueError`` if the folder holds another machine's rows, ``UnknownPart`` for an unknown block.
     """
     todo = planned(target, options)
@@ -77,32 +94,26 @@ def measure(target: Target, folder: Path, options: Options = Options(),
     whole.file(folder / ENVIRONMENT, (json.dumps(now, indent=1) + "\n").encode())
     run = _Run(target, journal, options)
     turns = _turns(todo)
-    sentinels = [(place, item) for place, (item, turn) in enumerate(turns) if turn >= 0]
-    for done, (item, turn) in enumerate(turns):
+    sentinels = [(place, item) for place, (item, turn, _) in enumerate(turns) if turn >= 0]
+    for done, (item, turn, number) in enumerate(turns):
         progress(done, len(turns))
-        if not journal.has(item.point.key, turn):
-            run.one(item, turn, keep=run.cost_s([i for place, i in sentinels if place > done]))
+        if number != (turns[done - 1][2] if done else -1):
+            run.pause(between)
+        if not journal.has(item.point.key, turn, number):
+            run.one(item, (turn, number), keep=run.cost_s([i for place, i in sentinels if place > done]))
     progress(len(turns), len(turns))
+    run.pause(between)
     return journal
 
 
-def again(target: Target, folder: Path, options: Options = Options()) -> Journal:
-    """Measure the sentinels of ``measure`` once more and return the journal: whether the machine is still the same."""
-    journal = Journal(folder)
-    run = _Run(target, journal, dataclasses.replace(options, budget_s=float("inf")))
-    turn = max((row["x_turn"] for row in journal.rows), default=-1) + 1
-    for item in planned(target, options).sentinels:
-        run.one(item, turn)
-    return journal
-
-
-def _turns(todo: Plan) -> list[tuple[Item, int]]:
-    """Return all points with the sentinels between them, each with its turn (-1: no sentinel)."""
-    found: list[tuple[Item, int]] = []
-    for turn, part in enumerate(np.array_split(np.arange(len(todo.items)), TURNS - 1)):
-        found += [(item, turn) for item in todo.sentinels]
-        found += [(todo.items[i], -1) for i in part]
-    return found + [(item, TURNS - 1) for item in todo.sentinels]
+def _turns(todo: Plan) -> list[tuple[Item, int, int]]:
+    """Return all points with the sentinels between them, each with its turn (-1: no sentinel) and its round."""
+    all_rounds = [(item, -1, number) for number in range(todo.rounds) for item in todo.items]
+    found: list[tuple[Item, int, int]] = []
+    for turn, part in enumerate(np.array_split(np.arange(len(all_rounds)), TURNS - 1)):
+        found += [(item, turn, 0) for item in todo.sentinels]
+        found += [all_rounds[i] for i in part]
+    return found + [(item, TURNS - 1, 0) for item in todo.sentinels]
 
 
 def _check_same(folder: Path, now: dict[str, Any]) -> None:
@@ -122,6 +133,7 @@ class _Run:
     def __init__(self, target: Target, journal: Journal, options: Options):
         self._target, self._journal, self._options = target, journal, options
         self._bench = Bench(target, options.seed)
+        self._effort = options.effort or timing.NORMAL[target.kind]
         self._end = time.monotonic() + options.budget_s
         self._factor: dict[str, float] = {}  # time taken over estimate, of each block
         self._parts: dict[str, Any] = {}
@@ -133,10 +145,19 @@ class _Run:
         """Return about how long measuring *items* takes, by what their blocks took so far."""
         return sum(item.cost_s * self._factor.get(item.block, 1.0) for item in items)
 
-    def one(self, item: Item, turn: int, keep: float = 0.0) -> None:
-        """Measure *item* and write its row; leave it out if the budget is too short for it and *keep* more seconds.
+    def pause(self, between: Callable[[], None]) -> None:
+        """Call *between*, with the memory of all buffers free, on time that is not of the budget."""
+        self._bench.kept.clear()
+        self._bench.pool.clear()
+        began = time.monotonic()
+        between()
+        self._end += time.monotonic() - began
 
-        Raises ``DeviceLost``, after the row, if the device does not answer any more.
+    def one(self, item: Item, turn: tuple[int, int], keep: float = 0.0) -> None:
+        """Measure *item* in this turn of the sentinels and this round, and write its row.
+
+        Leave it out if the budget is too short for it and *keep* more seconds. Raises ``DeviceLost``, after the row, if
+        the device does not answer any more.
         """
         if time.monotonic() + self.cost_s([item]) + keep > self._end:
             return
@@ -161,7 +182,7 @@ class _Run:
             part = self._parts.setdefault(item.block, registry.make("bench", item.block))
             with torch.inference_mode():
                 work: Work = part.work(item.point, self._bench)
-                return _times(timing.measure(self._target.kind, work, self._options.effort))
+                return _times(timing.measure(self._target.kind, work, self._effort))
         except Unavailable as reason:
             return {"status": "error", "x_error": f"skipped: {reason}"}
         except Exception as error:  # whatever a kernel raises: the row says so, the others go on
@@ -173,11 +194,12 @@ class _Run:
                 torch.cuda.empty_cache()
         return {"status": "oom" if full else "error", "x_error": text}
 
-    def _row(self, item: Item, turn: int) -> dict[str, Any]:
+    def _row(self, item: Item, turn: tuple[int, int]) -> dict[str, Any]:
         point = item.point
         return {"op": point.op, **point.shapes, "dtype": point.dtype, "impl": point.impl, "cold": point.cold,
                 "routing": point.routing, "device": self._target.name, "source": self._source, "split": "",
-                "sentinel": turn >= 0, "status": "ok", "x_block": item.block, "x_key": point.key, "x_turn": turn,
+                "sentinel": turn[0] >= 0, "status": "ok", "x_block": item.block, "x_key": point.key, "x_turn": turn[0],
+                "x_round": turn[1],
                 **{f"x_{name}": value for name, value in point.extra.items()}}
 
 
@@ -202,19 +224,21 @@ def _answers(kind: str) -> bool:
 
 
 def drift(journal: Journal) -> dict[str, float]:
-    """Return how times of the sentinels changed from the first turn to later ones, in percent.
+    """Return how times of the points that were measured again changed, in percent.
 
-    ``median``: signed, over sentinels, the last turn against the first. ``worst``: the largest change of one sentinel
-    between any two turns. ``sentinels``: how many were compared.
+    ``median``: signed, over these points, the last time against the first. ``worst``: the largest change of one of them
+    between any two times. ``noise``: median difference between the fastest of the first, third, ... time and the
+    fastest of the others: what a model cannot beat. ``points``: how many were compared.
     """
-    times: dict[str, dict[int, float]] = {}
+    times: dict[tuple[str, bool], dict[tuple[int, int], float]] = {}
     for row in journal.rows:
-        if row["sentinel"] and row["status"] == "ok":
-            times.setdefault(row["x_key"], {})[row["x_turn"]] = row["time_s"]
-    several = [[turns[turn] for turn in sorted(turns)] for turns in times.values() if len(turns) > 1]
+        if row["status"] == "ok":
+            place = row["x_turn"], row["x_round"]
+            times.setdefault((row["x_key"], row["sentinel"]), {})[place] = row["time_s"]
+    several = [[turns[place] for place in sorted(turns)] for turns in times.values() if len(turns) > 1]
     if not several:
-        return {"median": 0.0, "worst": 0.0, "sentinels": 0}
+        return {"median": 0.0, "worst": 0.0, "noise": 0.0, "points": 0}
     return {"median": 100 * float(np.median([t[-1] / t[0] - 1 for t in several])),
-            "worst": 100 * max(max(t) / min(t) - 1 for t in several), "sentinels": len(several)}
-
-
+            "worst": 100 * max(max(t) / min(t) - 1 for t in several),
+            "noise": 100 * float(np.median([abs(min(t[::2]) / min(t[1::2]) - 1) for t in several])),
+            "points": len(several)}

@@ -1,6 +1,8 @@
 """How long calls take: after warm-ups, several replays, one number per replay.
 
-On a CPU a replay is one call (several if a call is shorter than the clock is good for). On a GPU a replay is a CUDA
+On a CPU a replay is one call (several if a call is shorter than the clock is good for), and a point is measured in
+several rounds, most of a minute apart: another guest of the same host slows whatever runs beside it, and the fastest
+round met least of that. On a GPU a replay is a CUDA
 graph of at least twenty calls over the ring of buffers (three, if calls take milliseconds), timed by events; where the
 work may not be captured, the same calls without a graph.
 """
@@ -14,58 +16,68 @@ from typing import Any, NamedTuple
 
 from moesim.measure.point import Timing, Work
 
-WARMUPS = 3
-REPLAYS = 5         # at least; of each point
+WARMUPS = 3         # on a GPU, as all up to FEWEST
+REPLAYS = 5
 GRAPH_CALLS = 20    # in one CUDA graph, or more, to go once round the ring; fewer of calls so long that
 GRAPH_SECONDS = 0.02  # so many seconds are enough
 FEWEST = 3          # of those
-CPU_SECONDS = 0.12  # short calls are repeated for so long, and
-CPU_REPLAYS = 40    # at most so often
+CPU_SECONDS = 0.035  # short calls are repeated for so long in every round, and
+CPU_REPLAYS = 20    # at most so often
 SHORTEST = 20e-6    # seconds of one replay on a CPU: a hundred times what reading the clock takes
 
 
 class Effort(NamedTuple):
-    """How much of a point is run."""
+    """How much of a point is run: warm-ups and at least so many replays, in each of so many rounds."""
 
-    warmups: int = WARMUPS
-    replays: int = REPLAYS
-
-
-NORMAL = Effort()
+    warmups: int
+    replays: int
+    rounds: int = 1
 
 
-def cost_s(kind: str, call_s: float, effort: Effort = NORMAL) -> float:
-    """Return about how long measuring a call of *call_s* takes, buffers and bookkeeping included."""
+# Two cores of a shared host: single times are 20 to 30 % apart, and so were errors of a fit to them on held-out shapes;
+# fitted to the fastest of five rounds, they are 5 to 7 %.
+NORMAL = {"cpu": Effort(2, 2, 5), "cuda": Effort(WARMUPS, REPLAYS)}
+
+
+def cost_s(kind: str, call_s: float, effort: Effort) -> float:
+    """Return about how long one round of a call of *call_s* takes, buffers and bookkeeping included."""
     if kind == "cpu":
         replays = min(max(CPU_SECONDS / max(call_s, SHORTEST), effort.replays), CPU_REPLAYS)
         return 0.005 + (effort.warmups + replays) * max(call_s, SHORTEST)
     return 0.02 + call_s * _graph_calls(call_s) * (effort.replays + 2) + effort.warmups * call_s
 
 
-def measure(kind: str, work: Work, effort: Effort = NORMAL) -> Timing:
-    """Run *work* and return its replays."""
+def measure(kind: str, work: Work, effort: Effort) -> Timing:
+    """Run one round of *work* and return its replays."""
     if work.own is not None:
         return work.own()
-    found = _cpu(work.calls, effort) if kind == "cpu" else _cuda(work, effort)
+    found = _cpu(work, effort) if kind == "cpu" else _cuda(work, effort)
     extra = work.check() if work.check else {}
     return found._replace(extra={**found.extra, **extra})
 
 
-def _cpu(calls: Sequence[Callable[[], Any]], effort: Effort) -> Timing:
+def _cpu(work: Work, effort: Effort) -> Timing:
+    calls, before = work.calls, work.before or _nothing
     for i in range(effort.warmups):
+        before()
         began = time.perf_counter()
         calls[i % len(calls)]()
         once = time.perf_counter() - began
-    together = max(1, int(SHORTEST / max(once, 1e-9)))
+    together = 1 if work.before else max(1, int(SHORTEST / max(once, 1e-9)))
     replays = int(min(max(CPU_SECONDS / max(once * together, 1e-9), effort.replays), CPU_REPLAYS))
     samples, at = [], effort.warmups
     for _ in range(replays):
+        before()
         began = time.perf_counter()
         for _ in range(together):
             calls[at % len(calls)]()
             at += 1
         samples.append((time.perf_counter() - began) / together)
     return Timing(samples, {"replays": replays, "calls_per_replay": together, "ring": len(calls)})
+
+
+def _nothing() -> None:
+    pass
 
 
 def _cuda(work: Work, effort: Effort) -> Timing:

@@ -35,8 +35,10 @@ WORDS = {  # column -> what its axis is called; a suffix (_s, _bytes, _tok_per_s
     "bytes_leaf_up": "bytes from leaf to spine", "bytes_nic_out": "bytes from device to leaf",
     "fanout": "devices per token and layer",
     "node_fanout": "nodes per token and layer",
-    "ttft_s": "time to first token", "tpot_s": "time per output token", "e2e_s": "time from arrival to last token",
-    "throughput_tok_per_s": "throughput (output tokens/s)",
+    "ttft_s": "time to first token", "tpot_s": "time per output token", "e2e_s": "time to last token",
+    "throughput_tok_per_s": "throughput (output tokens/s)", "output_tok_per_s": "output tokens/s",
+    "prompt_tok_per_s": "prompt tokens/s", "running": "requests that run", "waiting": "requests that wait",
+    "kv_used": "KV memory in use (%)", "time_s": "time since the first arrival",
 }
 
 
@@ -111,6 +113,13 @@ def need(table: pd.DataFrame, columns: Iterable[str], plot: str) -> pd.DataFrame
     if table.empty:
         raise ValueError(f"{plot}: the table has no rows; give it at least one")
     return table
+
+
+def sides(table: pd.DataFrame, column: str, plot: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the measured and the simulated rows of *table* (column source) that have a value in *column*."""
+    need(table, ("source", column), plot)
+    known = table.dropna(subset=[column])
+    return tuple(need(known[known["source"] == s], (), plot) for s in ("measured", "simulated"))  # type: ignore[return-value]
 
 
 def held_out(table: pd.DataFrame) -> pd.DataFrame:

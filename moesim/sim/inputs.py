@@ -99,12 +99,13 @@ class Inputs:
                 for p, o in zip(table["prompt_ids"], table["output_ids"], strict=True)]
 
 
-def prepare(scenario: Scenario) -> Inputs:
+def prepare(scenario: Scenario, requests: pd.DataFrame | None = None) -> Inputs:
     """Return the inputs of *scenario*: read the trace, split it, place the experts, join requests with routing.
 
-    Raises ``ConfigError`` (with file:line where known) if the trace does not fit the model or the requests.
+    *requests*: a request table in place of the scenario's. Raises ``ConfigError`` (with file:line where known) if the
+    trace does not fit the model or the requests.
     """
-    requests = _requests(scenario)
+    requests = _requests(scenario, requests)
     if scenario.trace is None:
         return Inputs(scenario, None, requests, TokenRows.none(len(requests)))
     trace = read(scenario)
@@ -119,10 +120,10 @@ def prepare(scenario: Scenario) -> Inputs:
     return Inputs(scenario, Routing(evaluation, placement), requests, rows)
 
 
-def _requests(scenario: Scenario) -> pd.DataFrame:
-    """Return the request table."""
+def _requests(scenario: Scenario, given: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the request table: the *given* one, or that of *scenario*."""
     try:
-        requests = arrivals.table(scenario.requests, scenario.seed)
+        requests = arrivals.table(scenario.requests, scenario.seed) if given is None else given
     except ValueError as error:
         raise scenario.error("requests", str(error)) from None
     if scenario.kv.prefix_cache and "prompt_ids" not in requests:

@@ -45,6 +45,11 @@ def test_no_budget_takes_all_and_a_tiny_one_a_point_of_each_block() -> None:
     assert sorted(i.block for i in plan(blocks, 1.0).items) == ["b", "c"]
 
 
+def test_several_rounds_share_the_budget_without_sentinels() -> None:
+    found = plan({"b": [item(i, 10.0) for i in range(10)]}, budget_s=120.0, rounds=3)  # 40 s a round: four points
+    assert len(found.items) == 4 and not found.sentinels and found.seconds() == {"b": 120.0}
+
+
 def test_groups_stay_together_and_the_rest_is_shuffled() -> None:
     items = [item(i, 1.0, group="ab"[i % 2]) for i in range(6)] + [item(10 + i, 1.0) for i in range(20)]
     orders = [[i.point.shapes["m"] for i in plan({"b": items}, float("inf"), seed).items] for seed in (0, 0, 1)]
@@ -60,12 +65,15 @@ def test_a_replay_is_one_call_or_several_short_ones(monkeypatch: pytest.MonkeyPa
         now[0] += seconds
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    long = timing.measure("cpu", Work([lambda: call(0.011), lambda: call(0.03)]))
-    # after three warm-ups (11, 30, 11 ms) the last of which took 11 ms: 10 replays fit in 120 ms, second call first
-    assert long.samples_s == pytest.approx([0.03, 0.011] * 5)
-    assert long.extra == {"replays": 10, "calls_per_replay": 1, "ring": 2}
-    short = timing.measure("cpu", Work([lambda: call(2**-18)]))  # 3.8 us: five in 20 us; at most 40 replays
-    assert short.samples_s == pytest.approx([2**-18] * 40) and short.extra["calls_per_replay"] == 5
+    effort = timing.Effort(warmups=3, replays=2)
+    long = timing.measure("cpu", Work([lambda: call(0.008), lambda: call(0.03)]), effort)
+    # after three warm-ups (8, 30, 8 ms) the last of which took 8 ms: 4 replays fit in 35 ms, second call first
+    assert long.samples_s == pytest.approx([0.03, 0.008] * 2)
+    assert long.extra == {"replays": 4, "calls_per_replay": 1, "ring": 2}
+    short = timing.measure("cpu", Work([lambda: call(2**-18)]), effort)  # 3.8 us: five in 20 us; at most 20 replays
+    assert short.samples_s == pytest.approx([2**-18] * 20) and short.extra["calls_per_replay"] == 5
+    alone = timing.measure("cpu", Work([lambda: call(2**-18)], before=lambda: call(1.0)), effort)  # not of the time
+    assert alone.samples_s == pytest.approx([2**-18] * 20) and alone.extra["calls_per_replay"] == 1
 
 
 def test_ceilings_are_the_best_rates() -> None:
@@ -87,12 +95,14 @@ def test_ceilings_are_the_best_rates() -> None:
 
 def test_drift_compares_turns() -> None:
     class Rows:
-        rows = [{"sentinel": True, "status": "ok", "x_key": key, "x_turn": turn, "time_s": seconds}
+        rows = [{"sentinel": True, "status": "ok", "x_key": key, "x_turn": turn, "x_round": 0, "time_s": seconds}
                 for key, times in {"a": (1.0, 1.5, 1.1), "b": (2.0, 2.0, 2.6)}.items()
                 for turn, seconds in enumerate(times)]
 
     found = drift(Rows)  # type: ignore[arg-type]
-    assert found == {"median": pytest.approx(20.0), "worst": pytest.approx(50.0), "sentinels": 2}  # +10, +30; 1.5 / 1.0
+    # +10 and +30; 1.5 / 1.0; the faster of the first and third time over the second: 1.0 / 1.5 and 2.0 / 2.0
+    assert found == {"median": pytest.approx(20.0), "worst": pytest.approx(50.0), "noise": pytest.approx(100 / 6),
+                     "points": 2}
 
 
 def test_the_price_of_a_step_is_its_work() -> None:

@@ -33,10 +33,11 @@ def test_file_loads_and_round_trips(name):
     spec = model(name)
     assert spec.name == name
     assert ModelSpec.model_validate(spec.dump()).dump() == spec.dump()
-    assert 0 < spec.active_parameters < spec.total_parameters
+    assert 0 < spec.active_parameters <= spec.total_parameters
+    assert (spec.active_parameters < spec.total_parameters) == (spec.moe is not None)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, "llama-3.1-8b"])
 def test_total_is_the_published_one(name):
     spec = model(name)
     assert spec.total_parameters == spec.published.checkpoint
@@ -101,8 +102,10 @@ def test_devices_together_hold_all_heads_and_columns(name, tp):
     if tp <= getattr(spec.attention, "kv_heads", tp):
         for one, all_ in zip(part, whole, strict=True):
             assert one.n * one.k in (all_.n * all_.k, all_.n * all_.k // tp)
-    for one, all_ in zip(spec.dense_gemms(tp) + spec.expert_gemms(tp), spec.dense_gemms() + spec.expert_gemms(),
-                         strict=True):
+    pairs = list(zip(spec.dense_gemms(tp), spec.dense_gemms(), strict=True))
+    if spec.moe is not None:
+        pairs += zip(spec.expert_gemms(tp), spec.expert_gemms(), strict=True)
+    for one, all_ in pairs:
         assert one.n * one.k * tp == all_.n * all_.k
     assert spec.non_expert_bytes() / tp <= spec.non_expert_bytes(tp) <= spec.non_expert_bytes()
 

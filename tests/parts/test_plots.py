@@ -35,10 +35,14 @@ FABRIC = LeafSpine(leaves=2, spines=2, hosts_per_leaf=2).links().assign(load_byt
 KERNELS = pd.DataFrame({"op": ["gemm"] * 3 + ["moe"] * 3, "split": ["fit", "test", "test"] * 2,
                         "measured_s": [1e-5, 2e-5, 4e-5, 1e-4, 2e-4, 4e-4], "roofline_s": [5e-6, 1e-5, 3e-5] * 2,
                         "predicted_s": [2e-5, 2.1e-5, 4e-5, 1e-4, 2.4e-4, 4e-4]})
+SIDES = pd.DataFrame({"source": ["measured"] * 4 + ["simulated"] * 4, "time_s": [1.0, 2.0, 3.0, 4.0] * 2,
+                      "ttft_s": [0.1, 0.2, 0.3, 0.4, 0.1, 0.25, 0.35, 0.5], "kv_used": 0.5,
+                      "output_tok_per_s": [0, 80, 90, 0, 0, 70, 90, 0]})
+PER_REQUEST = pd.DataFrame({"ttft_measured_s": [0.1, 0.2, 0.4, np.nan], "ttft_simulated_s": [0.109, 0.15, 0.44, 1.0]})
 TABLES: dict[str, pd.DataFrame] = {
     "affinity": PAIRS, "affinity_layers": LAYERS, "breakdown": PHASES, "device_load": LOAD, "fabric": FABRIC,
     "latency_cdf": REQUESTS, "kernel_prediction": KERNELS, "kernel_utilisation": KERNELS, "kernel_error": KERNELS,
-    "links": LINKS, "pareto": POINTS}
+    "links": LINKS, "pareto": POINTS, "run_cdf": SIDES, "run_scatter": PER_REQUEST, "run_timeline": SIDES}
 
 
 def title(ax: Axes) -> str:
@@ -202,3 +206,20 @@ def test_pareto_names_the_points_of_a_sweep_by_their_axes() -> None:
                           "cross_top1": [0.9, 0.7], "warnings": ["a", "b"], "error": [None, None]})
     axes = plots.pareto(table)
     assert {"linear", "joint"} <= {text.get_text() for text in axes.texts}
+
+
+def test_the_two_sides_of_a_run_by_hand() -> None:
+    # below 0.25 s: two of four measured, one of four simulated until 0.25 itself; at 0.4: four and three
+    ax = plots.draw("run_cdf", SIDES)
+    assert title(ax) == "Time to first token: the two curves are at most 25% of the requests apart"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["measured", "simulated"]
+    # within 10 %: 0.109 of 0.1 and 0.44 of 0.4, not 0.15 of 0.2; the request that is not known does not count
+    ax = plots.draw("run_scatter", PER_REQUEST)
+    assert title(ax) == "67% of the requests: simulated time to first token within 10%"
+    assert ax.get_xlabel() == "measured time to first token (ms)" and len(ax.collections[0].get_offsets()) == 3
+    # ticks in which one is not 0: errors 10 and 0, measured 80 and 90
+    ax = plots.draw("run_timeline", SIDES)
+    assert title(ax) == "Output tokens/s: median error 5, mean 85"
+    assert plots.draw("run_timeline", SIDES, quantity="kv_used").get_ylabel() == "KV memory in use (%)"
+    with pytest.raises(ValueError, match="run_cdf: the table has no rows"):
+        plots.draw("run_cdf", SIDES[SIDES["source"] == "measured"])

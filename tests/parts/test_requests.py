@@ -127,3 +127,45 @@ def test_a_file_that_is_no_table(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         with pytest.raises(ValueError, match=f"{name}: not a readable CSV or Parquet file .*; write a table with"):
             replayed(tmp_path / name)
+
+
+def test_tokens_and_priorities_are_kept(tmp_path: Path) -> None:
+    ids = [[5, 6, 7], [5], [5, 6]]
+    wanted = GOOD.assign(priority=[1, -2, 0], prompt_ids=ids, output_ids=[[1], [1, 2], list(range(9))])
+    wanted.to_parquet(tmp_path / "requests.parquet")
+    found = replayed(tmp_path / "requests.parquet")
+    assert list(found.columns) == ["request", "arrival_s", "prompt_tokens", "output_tokens", "priority", "prompt_ids",
+                                   "output_ids"]
+    assert found["priority"].tolist() == [1, -2, 0]
+    assert [list(row) for row in found["prompt_ids"]] == ids
+    names = {"prompt_tokens": "input_toks", "output_tokens": "output_toks", "prompt_ids": "input_tok_ids",
+             "output_ids": "output_tok_ids", "arrival_s": "arrival_time_ns"}
+    lines = wanted.assign(arrival_s=[0, 500_000_000, 500_000_000]).rename(columns=names)
+    lines.to_json(tmp_path / "requests.jsonl", orient="records", lines=True)
+    again = replayed(tmp_path / "requests.jsonl")
+    lists = ["prompt_ids", "output_ids"]
+    pd.testing.assert_frame_equal(again.drop(columns=lists), found.drop(columns=lists))
+    assert all(list(a) == list(b) for name in lists for a, b in zip(again[name], found[name], strict=True))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"priority": [0, 0.5, 1]}, "row 1: priority is 0.5; it must be a whole number (the smallest goes first)"),
+    ({"prompt_ids": [[1, 2, 3], [1, 2], [1, 2]]}, "row 1: prompt_ids must be a list of 1 token ids (prompt_tokens)"),
+    ({"output_ids": [[1], [1, 2], "1 2 3"]}, "row 2: output_ids must be a list of 9 token ids (output_tokens); lists "),
+    ({"output_ids": [[1.5], [1, 2], [1] * 9]}, "row 0: output_ids must be a list of 1 token ids"),
+    ({"output_ids": None}, "prompt_ids and output_ids come together; add the other column"),
+])
+def test_impossible_tokens_are_refused(tmp_path: Path, change: dict[str, list[object]], message: str) -> None:
+    table = GOOD.assign(prompt_ids=[[1] * 3, [1], [1] * 2], output_ids=[[1], [1] * 2, [1] * 9]).assign(**change)
+    table.dropna(axis=1, how="all").to_json(tmp_path / "requests.jsonl", orient="records", lines=True)
+    with pytest.raises(ValueError) as caught:
+        replayed(tmp_path / "requests.jsonl")
+    assert str(caught.value).startswith(f"{tmp_path / 'requests.jsonl'}: {message}")
+
+
+def test_lines_that_are_no_requests(tmp_path: Path) -> None:
+    for text, message in (("{}\n[]\n", ":2: not an object; write one request per line"),
+                          ("{}\nx\n", ":2: not JSON"), ("", ": no column arrival_s, prompt_tokens, output_tokens")):
+        (tmp_path / "requests.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=f"requests.jsonl{message}"):
+            replayed(tmp_path / "requests.jsonl")

@@ -83,7 +83,7 @@ class AttentionDecode:
         run = _implementation(point.impl, heads, lengths, bench)
         q = layers.split_heads(qkv, heads, _angles(lengths, heads, bench))[0].contiguous()
         given = qkv if point.impl.startswith("rope_cache") else q
-        return Work([partial(run, given, k, v) for k, v in caches])
+        return Work([partial(run, given, k, v) for k, v in caches], before=bench.elsewhere)
 
 
 def _angles(lengths: list[int], heads: Heads, bench: Bench) -> Any:

@@ -91,7 +91,8 @@ def _whole(point: Point, bench: Bench, heads: Heads, cache: tuple[int, ...]) -> 
     (qkv,), caches = bench.pool.ring([cache, cache], bench.target.ring_bytes, shared=[(rows, heads.all_widths)])
     positions = torch.arange(past, s["kv_len"], device=bench.target.kind).repeat(s["batch"])
     angles = layers.rotation(positions, heads.width, bench.target.torch_dtype)
-    return Work([partial(layers.attend_prefill, qkv, (k, v), heads, past, angles) for k, v in caches])
+    calls = [partial(layers.attend_prefill, qkv, (k, v), heads, past, angles) for k, v in caches]
+    return Work(calls, before=bench.elsewhere)
 
 
 def _backend(impl: str) -> Callable[..., Any]:

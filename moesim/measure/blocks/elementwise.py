@@ -64,7 +64,7 @@ class Elementwise:
         rows = bench.target.ring_bytes / width / bench.target.value_bytes if point.impl == "embedding" else 1
         (weight, table), sets = bench.pool.ring(shapes, ring, shared=[(width,), (int(rows) + 1, width)])
         run = _kernel(point.impl, tokens, weight, table)
-        return Work([partial(run, *xs) for xs in sets])
+        return Work([partial(run, *xs) for xs in sets], before=bench.elsewhere)
 
 
 def _kernel(impl: str, tokens: int, weight: Any, table: Any) -> Callable[..., Any]:

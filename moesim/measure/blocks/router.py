@@ -56,7 +56,7 @@ class Router:
         tokens, hidden, experts, top_k = s["tokens"], s["hidden"], s["experts"], s["top_k"]
         if point.op == "gate":
             (x,), matrices = bench.pool.ring([(experts, hidden)], target.ring_bytes, shared=[(tokens, hidden)])
-            return Work([partial(layers.gate, x, w, top_k) for (w,) in matrices])
+            return Work([partial(layers.gate, x, w, top_k) for (w,) in matrices], before=bench.elsewhere)
         drawn = routing.choose(point.routing, tokens, experts, top_k, np.random.default_rng(self.seed))
         ids = torch.from_numpy(drawn).to(target.kind)
         (x, weights), _ = bench.pool.sets([], 0, shared=[(tokens, hidden), (tokens, top_k)])
