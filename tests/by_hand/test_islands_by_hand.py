@@ -143,21 +143,19 @@ def test_only_groups_that_can_hold_a_request_get_it(tmp_path: Path) -> None:
     assert result.memory["kv_peak_bytes"].tolist() == [16, 48]
 
 
-LOOP = "requests={kind: closed_loop, concurrency: 3, count: 6, prompt_tokens: 1, output_tokens: 2}"
-
-
 def test_users_of_several_engines_send_in_order_of_time(tmp_path: Path) -> None:
-    """Two engines, three users, requests in turn: 0 and 2 on device 0, 1 on device 1.
+    """Three users, two engines, requests in turn: 0 and 2 on device 0, 1 on device 1; each is done after one step.
 
-    Device 0 needs longer for two prompt tokens, and steps first: yet who sends first is the user of device 1.
+    Device 0 steps first, and two tokens take it longer than one takes device 1: yet the user of device 1 sends first.
+    Two: qkv 2 x 16 + 24 = 56, out 24, norms 64, themselves 32; up 2 x 8 + 8 = 24, down 16; head 24: 240 s.
     """
-    result = moesim.simulate(dense(tmp_path, [(0, 1, 1)], 2, LOOP, "request_router=round_robin"))
-    requests = result.requests
-    assert requests["group"].tolist() == [0, 1, 0, 1, 0, 1]
-    assert requests["arrival_s"].is_monotonic_increasing and (requests["scheduled_s"] >= requests["arrival_s"]).all()
-    ends = sorted(requests["finish_s"])
-    assert requests["arrival_s"].tolist() == [0, 0, 0, *ends[:3]]
-    assert requests["arrival_s"][3] == FIRST + SECOND
+    loop = "requests={kind: closed_loop, concurrency: 3, count: 6, prompt_tokens: 1, output_tokens: 1}"
+    result = moesim.simulate(dense(tmp_path, [(0, 1, 1)], 2, loop, "request_router=round_robin"))
+    assert result.requests["arrival_s"].tolist() == [0, 0, 0, FIRST, 240, 240]
+    assert result.requests["group"].tolist() == [0, 1, 0, 1, 0, 1]
+    # device 0 takes 4 at 240; 5 comes to device 1 while it works on 3, from 146 to 292
+    assert result.requests["scheduled_s"].tolist() == [0, 0, 0, FIRST, 240, 2 * FIRST]
+    assert result.requests["finish_s"].tolist() == [240, FIRST, 240, 2 * FIRST, 240 + FIRST, 3 * FIRST]
 
 
 def test_who_is_too_long_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
