@@ -102,7 +102,7 @@ def test_files_are_read_and_other_columns_left_out(tmp_path: Path, suffix: str, 
      "row 2: priority is high; it must be a whole number (the smallest goes first)"),
     (lambda t: t.assign(prompt_ids="[1, 2, 3]"), "prompt_ids and output_ids come together; add the other column"),
     (lambda t: t.assign(prompt_ids="[1, 2, 3]", output_ids="[1]"),
-     "row 0: prompt_ids must be a list of 3 token ids (prompt_tokens); lists need a Parquet file"),
+     "row 0: prompt_ids must be a list of 3 token ids (prompt_tokens); lists need a Parquet file or JSON lines"),
 ])
 def test_impossible_files_are_refused(tmp_path: Path, change: object, message: str) -> None:
     file = tmp_path / "requests.csv"
