@@ -26,7 +26,7 @@ def run_timeline(table: pd.DataFrame, ax: Axes | None = None, *, quantity: str =
     ax.margins(x=0.01)
     ax.legend(loc="best", frameon=False, fontsize=style.NORMAL)
     words = style.WORDS.get(quantity, quantity).removesuffix(" (%)")
-    found = f"{words[0].upper()}{words[1:]}: {_typical(*sides.values(), quantity, divisor)}"
+    found = f"{words[0].upper()}{words[1:]}: {_typical(sides['measured'], sides['simulated'], quantity, divisor)}"
     return style.finish(ax, style.answer(title, found), "time since the first arrival (s)", name)
 
 

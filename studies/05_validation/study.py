@@ -1,7 +1,7 @@
 """How close does the simulator come to vLLM on real GPUs? Make everything in this folder again.
 
 Run `python studies/05_validation/study.py FOLDER`: FOLDER is a clone of casys-kaist/LLMServingSim (docs/howto/
-validate-against-a-run.md says which commit), or any folder that holds the runs. It simulates both runs, writes the
+validate-against-a-run.md says which commit), or a folder with runs and profiles. It simulates both runs, writes the
 error table beside the one that LLMServingSim 2.0 published on the same runs, and a report of each.
 """
 
@@ -19,7 +19,7 @@ from moesim.runs.compare import STATISTICS
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- computed by study.py: begin -->", "<!-- computed by study.py: end -->"
-RUNS = {"llama": "Llama-3.1-8B", "qwen": "Qwen3-30B-A3B-Instruct-2507"}  # scenario -> folder of the run
+RUNS = {"llama": "Llama-3.1-8B", "qwen": "Qwen3-30B-A3B-Instruct-2507"}  # scenario -> folder of run and profile
 SHOWN = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 
@@ -41,11 +41,17 @@ def main(folder: Path) -> None:
 
 
 def validate(folder: Path, name: str) -> runs.Validation:
-    """Return the run of the scenario *name*, found in *folder*, beside its simulation. Raises ``ValueError``."""
-    places = sorted(folder.glob(f"**/RTXPRO6000/{RUNS[name]}/vllm/requests.jsonl"))
-    if not places:
-        raise ValueError(f"{folder}: holds no RTXPRO6000/{RUNS[name]}/vllm; give a clone of casys-kaist/LLMServingSim")
-    return runs.validate(runs.read(places[0].parent), moesim.load(HERE / f"{name}.yaml"))
+    """Return the run of the scenario *name*, found in *folder*, beside its simulation.
+
+    Layer times are those of LLMServingSim's profile of the GPU in *folder*. Raises ``ValueError``.
+    """
+    places = [sorted(folder.glob(f"**/RTXPRO6000/{pattern}")) for pattern in (
+        f"{RUNS[name]}/vllm/requests.jsonl", f"*/{RUNS[name]}/bf16/tp1/attention.csv")]
+    if not all(places):
+        raise ValueError(f"{folder}: holds no RTXPRO6000/{RUNS[name]}/vllm, or no profile of that model; give a clone "
+                         f"of casys-kaist/LLMServingSim")
+    profile = f"profile={{name: llmservingsim, path: {places[1][0].parent.parent}}}"
+    return runs.validate(runs.read(places[0][0].parent), moesim.load(HERE / f"{name}.yaml", [profile]))
 
 
 def errors(found: dict[str, runs.Comparison]) -> pd.DataFrame:

@@ -110,6 +110,11 @@ def test_the_timeline_counts_from_the_first_arrival(tmp_path: Path) -> None:
     found = runs.read(bench(tmp_path, [ROW, NEXT], meta)).timeline
     assert found is not None and found["time_s"].tolist() == [0.5, 1.5]
     assert found["output_tok_per_s"].tolist() == [2, 4] and "kv_used" not in found  # 0 throughout: not recorded
+    with pytest.raises(ValueError, match=r"cannot be placed in time: started_at of meta.json is 86400\d\d s after"):
+        runs.read(bench(tmp_path, [ROW, NEXT], meta | {"started_at": "2024-02-22T22:13:20Z"}))
+    (tmp_path / "timeseries.csv").write_text("t,prompt_throughput,gen_throughput,running,waiting\n1.0,10,,1,0\n")
+    with pytest.raises(ValueError, match=r"timeseries.csv:2: gen_throughput is nan; give a number"):
+        runs.read(bench(tmp_path, [ROW, NEXT], meta))
 
 
 def bench(folder: Path, rows: list[dict[str, Any]], meta: dict[str, Any] | None = None) -> Path:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from moesim.registry import part
-from moesim.runs.formats._checks import File, one_clock
+from moesim.runs.formats._checks import LONGEST_S, File, one_clock
 from moesim.runs.run import Run, digest
 
 _EVENTS = {"queued_ts": "queued_s", "scheduled_ts": "scheduled_s", "first_token_ts": "first_token_s",
@@ -104,7 +104,11 @@ def _timeline(path: Path, meta: dict[str, Any], first_arrival: float) -> pd.Data
     t = file.numbers("t", "give the end of the tick, in seconds")
     file.sorted("t", t)
     started = datetime.fromisoformat(meta["started_at"]).timestamp() if "started_at" in meta else first_arrival
-    columns = {"time_s": t + (started - first_arrival),
+    apart = started - first_arrival
+    if abs(apart) > LONGEST_S:
+        raise ValueError(f"{path}: cannot be placed in time: started_at of meta.json is {apart:.0f} s after the first "
+                         f"arrival; give arrival_time on the wall clock, or take the file out")
+    columns = {"time_s": t + apart,
                **{name: file.numbers(column, "give a number") for column, name in _TICKS.items()}}
     if "kv_cache_pct" in file.table and (used := file.numbers("kv_cache_pct", "give a number")).any():
         columns["kv_used"] = used / 100
