@@ -58,6 +58,12 @@ def test_a_model_without_experts_is_an_engine_per_device(tmp_path: Path) -> None
     assert both.links["bytes"].sum() == 0 and both.memory["expert_bytes"].tolist() == [0, 0]
 
 
+def test_an_island_that_waits_draws_idle_power(tmp_path: Path) -> None:
+    """1 W idle, 3 W busy: device 0 works for 146 s, device 1 for nothing."""
+    result = moesim.simulate(dense(tmp_path, [(0, 1, 1)], 2))
+    assert result.summary()["energy_j"] == pytest.approx(2 * 1 * FIRST + (3 - 1) * FIRST)
+
+
 def test_tensor_parallel_devices_are_one_engine(tmp_path: Path) -> None:
     heads = ("parallelism.tp=2", "model.attention={kind: gqa, heads: 2, kv_heads: 2, head_dim: 2}", "model.dense_ffn=2")
     result = moesim.simulate(dense(tmp_path, [(0, 1, 2)] * 2, 4, *heads, "request_router=round_robin"))

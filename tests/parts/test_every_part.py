@@ -25,6 +25,7 @@ def required(kind: str, name: str) -> dict[str, object]:
         ("topology", "rail_optimised"): {"pods": 2, "nodes_per_pod": 2, "rails": 2, "spines": 2},
         ("topology", "degraded"): {"fabric": {"name": "switch", "hosts": 4}, "factors": {"host1": 0.5}},
         ("all_to_all", "coordinated"): {"width": 2},
+        ("layer_profile", "llmservingsim"): {"path": "profile"},
     }
     return examples.get((kind, name), {})
 
