@@ -154,6 +154,16 @@ def test_what_the_victim_was_given_goes_to_others() -> None:
     assert [run(group, Vllm()) for _ in range(2)] == [{1: 1, 2: 1}, {0: 4}]
 
 
+def test_who_gives_way_itself_holds_back_those_behind() -> None:
+    """9 blocks, all taken in step 2 by 0, and then 1 needs one: it has the largest number, and its 3 become free.
+
+    2, whose turn is next, would have room now; but vLLM ends a step's decodes with who gave way. Then 2, and 1 again.
+    """
+    group = queue([2, 2, 2], [3, 3, 3], 9, [0, 2, 1])
+    steps = play(group, Vllm(), {0: [0, 1], 1: [2]})
+    assert steps == [{0: 2, 1: 2}, {0: 1, 1: 1, 2: 2}, {0: 1}, {2: 1, 1: 4}, {2: 1}]
+
+
 def run(group: Group, scheduler: Vllm) -> dict[int, int]:
     """Run one step; return who runs how many tokens."""
     requests, tokens = scheduler.plan(group)

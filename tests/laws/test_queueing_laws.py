@@ -53,7 +53,7 @@ def test_every_scheduler_with_every_router(scheduler: str, router: str) -> None:
     """On two engines with little memory; requests of users, and at random times."""
     made = f"scheduler={{name: {scheduler}, max_batch: 3, max_tokens: 16}}"
     machine = (*DENSE, made, SCARCE, f"request_router={router}", "span_steps=0")
-    for requests, users in ((USERS, 5), (POISSON, None)):
+    for requests, users in ((USERS.replace("14", "9"), 5), (POISSON.replace("14", "9"), None)):
         obeys(moesim.simulate(tiny(*machine, requests)), users)
 
 
@@ -70,7 +70,7 @@ def test_both_clocks_agree_on_chunks_and_preemption(machine: str) -> None:
 
 @given(seed=st.integers(0, 10_000), machine=st.sampled_from(sorted(MACHINES)), rate=st.sampled_from([4000, 40_000]),
        batch=st.integers(1, 4), tokens=st.integers(2, 40), blocks=st.integers(14, 40), ahead=st.booleans())
-@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 def test_random_runs(seed: int, machine: str, rate: int, batch: int, tokens: int, blocks: int, ahead: bool) -> None:
     poisson = (f"requests={{kind: poisson, rate: {rate} /s, count: 8, prompt_tokens: {{low: 1, high: 24}}, "
                "output_tokens: {low: 1, high: 5}}")

@@ -73,7 +73,7 @@ class Watched:
 @given(table=requests(), spare=st.integers(0, 8), block=st.integers(1, 4), shared=st.booleans(), ahead=st.booleans(),
        limits=st.tuples(st.integers(1, 5), st.integers(1, 16)), n_groups=st.integers(1, 3),
        router=st.sampled_from(ROUTERS))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_everybody_is_served_once(name: str, options: dict, router: str, table: pd.DataFrame, spare: int, block: int,
                                   shared: bool, ahead: bool, limits: tuple[int, int], n_groups: int) -> None:
     """Nobody is lost or runs twice, limits hold, and a token is computed once, but for what preemption repeats.

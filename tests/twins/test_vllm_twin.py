@@ -182,7 +182,7 @@ def workloads(draw: st.DrawFn) -> pd.DataFrame:
 @pytest.mark.parametrize("kind", ["first come, first served", "priority", "prefix cache"])
 @given(table=workloads(), spare=st.integers(0, 10), size=st.integers(1, 4), max_batch=st.integers(1, 6),
        max_tokens=st.integers(1, 24))
-@settings(max_examples=80)
+@settings(max_examples=60)
 def test_every_step_is_vllms(kind: str, table: pd.DataFrame, spare: int, size: int, max_batch: int, max_tokens: int
                              ) -> None:
     """Who runs, in which order, how many tokens; who waits, how much memory is free, and what is found there."""
