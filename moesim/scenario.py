@@ -186,6 +186,11 @@ def _sharing(scenario: Scenario) -> Iterable[Fact]:
                            ("parallelism.mode", scenario.parallelism.mode == "context_coherent")):
             if used:
                 yield name, "does not go with parallelism.dispatch all_gather; use all_to_all"
+    if scenario.engine.graphs:
+        for name, used in (("parallelism.mode", scenario.parallelism.mode == "context_coherent"),
+                           ("overlap", scenario.overlap != "none")):
+            if used:
+                yield name, "does not go with engine.graphs: tokens that only fill up have no place there; set it to 0"
     if scenario.profile is not None and scenario.parallelism.mode == "context_coherent":
         yield "profile", "does not go with parallelism.mode context_coherent, whose tokens move; use kernels"
     if scenario.detail == "steps":

@@ -37,11 +37,10 @@ SHOWN = 16  # devices at which the step is taken apart
 
 
 def on(scenario: Scenario, nodes: int) -> Scenario:
-    """Return *scenario* on so many of its nodes, with as many users and tokens per device."""
+    """Return *scenario* on so many of its nodes, with as many users per device."""
     spec, share = scenario.hardware, nodes / scenario.hardware.nodes
     changes = {"hardware.nodes": nodes, "hardware.fabric.leaves": max(nodes, spec.fabric.leaves)}
-    for part, names in (("scheduler", ("max_batch", "max_tokens")), ("requests", ("concurrency", "count"))):
-        changes |= {f"{part}.{name}": int(getattr(getattr(scenario, part), name) * share) for name in names}
+    changes |= {f"requests.{name}": int(getattr(scenario.requests, name) * share) for name in ("concurrency", "count")}
     return moesim.override(scenario, [f"{key}={value}" for key, value in changes.items()])
 
 
