@@ -103,7 +103,8 @@ def test_the_folder_is_read(folder: Path) -> None:
     (lambda f: (f / "tp1/dense.csv").write_text("layer,tokens,time_us\nmixer,1,1\n"),
      r"unknown layer 'mixer'; known: act_fn"),
     (lambda f: (f / "tp1/attention.csv").write_text(
-        "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,1,16,1\n0,0,1,64,\n"), r"attention.csv: row 2: not a number"),
+        "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,1,16,1\n0,0,1,64,\n"),
+     r"attention.csv: row 2: not a number"),
 ])
 def test_a_folder_that_is_wrong(folder: Path, change: Callable[[Path], object], message: str) -> None:
     change(folder)
