@@ -7,6 +7,7 @@ error table beside the one that LLMServingSim 2.0 published on the same runs, an
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from moesim.runs.compare import STATISTICS
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- computed by study.py: begin -->", "<!-- computed by study.py: end -->"
 RUNS = {"llama": "Llama-3.1-8B", "qwen": "Qwen3-30B-A3B-Instruct-2507"}  # scenario -> folder of run and profile
+FIGURES = {"llama": ["timeline"], "qwen": ["scatter_ttft"]}  # of the reports, for the README
 SHOWN = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 
@@ -27,7 +29,10 @@ def main(folder: Path) -> None:
     """Simulate the runs in *folder* and renew this one."""
     found = {name: validate(folder, name) for name in RUNS}
     for name, validation in found.items():
-        report.save(validation, Path("out/05_validation") / name)
+        saved = report.save(validation, Path("out/05_validation") / name)
+        (HERE / "figures").mkdir(exist_ok=True)
+        for figure in FIGURES[name]:
+            shutil.copyfile(saved / f"figures/{figure}.png", HERE / f"figures/{name}-{figure}.png")
     table = errors({name: validation.comparison for name, validation in found.items()})
     table.to_csv(HERE / "errors.csv", index=False, float_format="%.6g")
     readme = HERE / "README.md"
