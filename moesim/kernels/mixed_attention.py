@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ _LEAST_SHORT = 128.0  # tokens: the shortest context of the measured uneven batc
 class Spread(NamedTuple):
     """What uneven contexts cost: seconds per token that the longest is above the mean.
 
-    ``slope`` [decodes, log2 of short contexts, share of long ones], the ``axes`` ascending; NaN where nothing was
+    ``slope`` [decodes, log2 of short contexts, share of long ones], the axes ascending; NaN where nothing was
     measured. Long contexts were ``factor`` times the short ones.
     """
 
@@ -22,6 +24,19 @@ class Spread(NamedTuple):
     share: np.ndarray
     slope: np.ndarray
     factor: float
+
+
+class _Known(NamedTuple):
+    """A ``Spread`` without what was not measured: ``rows`` [decodes][contexts], shares and their slopes."""
+
+    spread: Spread
+    rows: list[list[tuple[np.ndarray, np.ndarray]]]
+
+    @classmethod
+    def of(cls, spread: Spread) -> _Known:
+        known = ~np.isnan(spread.slope)
+        return cls(spread, [[(spread.share[k], row[k]) for row, k in zip(rows, which, strict=True)]
+                            for rows, which in zip(spread.slope, known, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -85,23 +100,30 @@ class MixedAttention:
 
     def _slope(self, new: float, n: int, past: float, mean: float, longest: float) -> float:
         """Return the seconds per token of unevenness: the measured batches most like this one, blended."""
-        chunks = sorted({chunk for chunk, _ in self.spread if (chunk > 0) == (new > 0)})
+        chunks = self._measured[new > 0]
         if not chunks:
             return 0.0
         chunk = min(chunks, key=lambda c: abs(c - new))
-        pasts = sorted(p for c, p in self.spread if c == chunk)
-        found = self.spread[chunk, min(pasts, key=lambda p: abs(p - past))]
+        found, rows = chunks[chunk][min(chunks[chunk], key=lambda p: abs(p - past))]
         short = max(longest / found.factor, _LEAST_SHORT)
         share = min(max((mean / short - 1) / (found.factor - 1), 0.0), 0.9)
         total = weight = 0.0
         for i, w in _around(found.decodes, n):
-            for j, v in _around(found.log2_short, np.log2(short)):
-                row = found.slope[i, j]
-                known = np.flatnonzero(~np.isnan(row))
-                if len(known) and w * v > 0:
-                    total += w * v * row[known[np.abs(found.share[known] - share).argmin()]]
+            for j, v in _around(found.log2_short, math.log2(short)):
+                shares, slopes = rows[i][j]
+                if w * v > 0 and len(shares):
+                    total += w * v * float(slopes[np.abs(shares - share).argmin()])
                     weight += w * v
         return total / weight if weight else 0.0
+
+    @cached_property
+    def _measured(self) -> tuple[dict[float, dict[float, _Known]], dict[float, dict[float, _Known]]]:
+        """Return chunk -> past -> what was measured: without a chunk, and with one."""
+        none: dict[float, dict[float, _Known]] = {}
+        some: dict[float, dict[float, _Known]] = {}
+        for (chunk, past), spread in self.spread.items():
+            (some if chunk > 0 else none).setdefault(chunk, {})[past] = _Known.of(spread)
+        return none, some
 
 
 def _around(axis: np.ndarray, value: float) -> tuple[tuple[int, float], ...]:

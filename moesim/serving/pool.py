@@ -85,7 +85,7 @@ class PrefixPool(Pool):
         self._idle = OrderedDict.fromkeys(range(capacity))
         self._blocks_of: dict[int, dict[int, None]] = {}   # hash -> the blocks that hold it, the first one noted first
         self._hash_of: dict[int, int] = {}                 # block -> hash
-        self._noted: dict[int, int] = {}                   # request -> full blocks that are noted
+        self._noted = np.zeros(n_requests, np.int64)       # full blocks of each request that are noted
 
     def found(self, request: int, target: int) -> int:
         """Return the tokens of *request* that are here: whole blocks, and never the last token of *target*."""
@@ -141,10 +141,10 @@ class PrefixPool(Pool):
 
     def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
         """Note the full blocks of each of *requests*: whoever begins with the same tokens will find them."""
-        for request, full in zip(requests.tolist(), (tokens // self.block).tolist(), strict=True):
-            first = self._noted.get(request, 0)
-            if full <= first:
-                continue
+        blocks = tokens // self.block
+        new = np.flatnonzero(blocks > self._noted[requests])
+        for request, full in zip(requests[new].tolist(), blocks[new].tolist(), strict=True):
+            first = int(self._noted[request])
             mine, keys = self._of[request], self._hashes(request)
             for i in range(first, min(full, len(keys))):
                 self._blocks_of.setdefault(keys[i], {})[mine[i]] = None
@@ -158,7 +158,7 @@ class PrefixPool(Pool):
             if self._users[block] == 0:
                 self._idle[block] = None
                 self.free += 1
-        self._noted.pop(request, None)
+        self._noted[request] = 0
         self.held[request] = 0
 
 
