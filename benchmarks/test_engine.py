@@ -16,7 +16,7 @@ from moesim.placement.placement import Placement
 from moesim.requests import table
 from moesim.scenario import Scenario
 from moesim.sim.engine import Engine
-from moesim.sim.inputs import Inputs, TokenRows
+from moesim.sim.inputs import Inputs, Routing, TokenRows
 from moesim.trace import RoutingTrace
 
 LAYERS, EXPERTS, TOP_K, BATCH = 61, 256, 8, 256
@@ -52,14 +52,16 @@ def inputs(detail: str, mode: str, *more: str) -> Inputs:
     device_of = np.broadcast_to(np.arange(EXPERTS) // (EXPERTS // n_devices), (LAYERS, EXPERTS))
     start = rng.integers(rows - 512, size=BATCH)
     ones = np.ones(BATCH, np.int64)
-    return Inputs(scenario, trace, Placement.from_device_of(device_of, n_devices), table(scenario.requests, 0),
+    routing = Routing(trace, Placement.from_device_of(device_of, n_devices))
+    return Inputs(scenario, routing, table(scenario.requests, 0),
                   TokenRows(start, ones, start, 512 * ones, 0 * ones))
 
 
 def decoding(detail: str, mode: str, *more: str) -> Engine:
     """Return an engine whose 256 requests have run their prompts and are about to decode."""
     engine = Engine(inputs(detail, mode, *more))
-    engine.advance()
+    while engine.steps().empty:
+        engine.advance()
     return engine
 
 
