@@ -112,9 +112,9 @@ class _Common:
         cost.note_traffic(phase, of_exchange(self.network, part, messages, self.token_bytes, reverse,
                                              (self.moe, collective.loads)))
 
-    def _host(self, cost: StepCost, batch: Batch) -> None:
-        """Put what the host adds into *cost*."""
-        added_s = self.scenario.engine.added_s(int(batch.tokens(self.scenario.n_groups).max()))
+    def _host(self, cost: StepCost, tokens: np.ndarray) -> None:
+        """Put what the host adds into *cost*, of a step with *tokens* in each group."""
+        added_s = self.scenario.engine.added_s(int(tokens.max()))
         if added_s:
             cost.put("host", -1, added_s)
 
@@ -136,20 +136,21 @@ class DispatchCombine(_Common):
         """Return the cost of *batch*; the next call for the same *half* of a step reuses it."""
         space = self._space(half)
         cost = space.cost
-        self._attention(cost, batch)
+        tokens = batch.tokens(self.scenario.n_groups)
+        self._attention(cost, batch, tokens)
         if len(self.moe):
             self._experts(space, batch.rows, batch.home(self.tp))
         samples = np.bincount(batch.sampled_group, minlength=self.scenario.n_groups)
-        tokens = batch.tokens(self.scenario.n_groups)
         cost.put("head", -1, np.repeat(self.operators.head(samples, tokens), self.tp))
-        self._host(cost, batch)
+        self._host(cost, tokens)
         return cost
 
-    def _attention(self, cost: StepCost, batch: Batch) -> None:
-        """Put attention and, in layers without experts, the feed-forward into *cost*; with tp > 1 their all-reduces."""
-        n_groups = self.scenario.n_groups
-        tokens = batch.tokens(n_groups)
-        seconds = self.operators.attention(batch, n_groups)
+    def _attention(self, cost: StepCost, batch: Batch, tokens: np.ndarray) -> None:
+        """Put attention and, in layers without experts, the feed-forward into *cost*; with tp > 1 their all-reduces.
+
+        *tokens*: of each group.
+        """
+        seconds = self.operators.attention(batch, len(tokens))
         seconds += self.operators.projections(tokens)
         cost.put("attention", slice(0, -1), np.repeat(seconds, self.tp, axis=1)[self.operators.window_of_layer])
         if len(self.dense):
@@ -215,7 +216,7 @@ class ContextCoherent(_Common):
         cost.note_load(tokens)
         self._combine(cost, batch, returns)
         self._close(cost, batch, present)
-        self._host(cost, batch)
+        self._host(cost, batch.tokens(self.scenario.n_groups))
         return cost
 
     def _count(self, where: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from moesim.scenario import Scenario
 from moesim.sim.cost import Batch
+from moesim.sim.operators import ByCount
 
 
 class Profiled:
@@ -34,26 +35,28 @@ class Profiled:
             raise scenario.error("profile", f"{profile.source} has no {', no '.join(facts)}, which model {model.name} "
                                             f"needs; use kernels instead (leave profile out)")
         self._top_k = model.top_k
+        self._projections, self._opening = ByCount(profile.projections), ByCount(profile.opening)
+        self._expert_norm, self._head = ByCount(profile.expert_norm), ByCount(profile.head)
+        self._feed_forward = ByCount(profile.feed_forward or profile.opening)  # asked only if there is one
         self._outside: set[str] = set()
         self.windows, self.window_of_layer = np.zeros(1, np.int64), np.zeros(model.layers, np.int64)
 
     def projections(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of an attention block without attention itself."""
         self._check("tokens", tokens, self._profile.projections.at[-1])
-        return self._profile.projections(tokens)
+        return self._projections(tokens)
 
     def dense(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the feed-forward of a layer without experts."""
-        assert self._profile.feed_forward is not None, "checked when made"
-        return self._profile.feed_forward(tokens)
+        return self._feed_forward(tokens)
 
     def gate(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the norm before experts; the gate itself is part of them."""
-        return self._profile.expert_norm(tokens)
+        return self._expert_norm(tokens)
 
     def head(self, samples: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of embedding, last norm, output head and sampler."""
-        return self._profile.head(samples) + self._profile.opening(tokens)
+        return self._head(samples) + self._opening(tokens)
 
     def attention(self, batch: Batch, n_groups: int) -> np.ndarray:
         """Return the seconds of a layer's attention in every group, [1, groups]."""
