@@ -8,7 +8,6 @@ earlier one finishes; their ``arrival_s`` is NaN until the run sets it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from moesim import json_lines
 from moesim.config import DataPath, Spec
 from moesim.units import PerSecond
 
@@ -145,16 +145,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _read_lines(path: Path) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error}); write one request per line") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: not an object; write one request per line")
-        rows.append(row)
-    requests = pd.DataFrame(rows).rename(columns=_JSON_NAMES)
+    requests = pd.DataFrame(json_lines.read(path)).rename(columns=_JSON_NAMES)
     if "arrival_time_ns" in requests and "arrival_s" not in requests:
         requests["arrival_s"] = pd.to_numeric(requests["arrival_time_ns"], errors="coerce") * 1e-9
     return requests

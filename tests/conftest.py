@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -30,3 +35,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no external data in {folder}; set MOESIM_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def study_modules() -> Callable[[Path, Sequence[str]], AbstractContextManager[dict[str, Any]]]:
+    """How to import modules of a study's folder, by name: other studies may have modules of the same names."""
+
+    @contextmanager
+    def imported(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        before = {name: sys.modules.pop(name, None) for name in names}
+        sys.path.insert(0, str(folder))
+        yield {name: importlib.import_module(name) for name in names}
+        sys.path.remove(str(folder))
+        for name in names:
+            sys.modules.pop(name, None)
+            if before[name] is not None:
+                sys.modules[name] = before[name]
+
+    return imported

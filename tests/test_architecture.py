@@ -32,7 +32,7 @@ FLOORS = [
     {"attention"},
     {"layers"},
     {"config"},
-    {"document", "registry", "torch_file", "units", "whole"},
+    {"document", "json_lines", "page", "registry", "torch_file", "units", "whole"},
 ]
 ROOMS = {  # heavy tools and the only packages that may import them
     "simpy": {"sim"},

@@ -25,7 +25,7 @@ import setting
 import solver_time
 import split
 
-from moesim import demo, plots
+from moesim import demo, page, plots
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parents[1] / "out" / "01_placement"
@@ -106,11 +106,7 @@ def write(parts: dict[str, str]) -> None:
 def renewed(readme: str, text: str, stage: str = "") -> str:
     """Return *readme* with *text* between the markers of *stage* (the demo's without one)."""
     begin, end = (mark.format(f" {stage}" if stage else "") for mark in (BEGIN, END))
-    before, _, rest = readme.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise ValueError(f"{HERE / 'README.md'}: the markers are not there; write {begin} and {end} into it")
-    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+    return page.renewed(readme, text, begin, end)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import routing
 import words
 
 from moesim import config, plots
+from moesim.page import renewed
 from moesim.trace import read_trace
 
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- computed by study.py: begin -->", "<!-- computed by study.py: end -->"
 TRACE = "workloads/traces/reference-moe.parquet"
 LARGE = (64, 512, 2048)  # GPUs of which lines and parts are shown
 SHOWN = (crossover.MIB, 32 * crossover.MIB, 256 * crossover.MIB)  # bytes: those that Tutel measured
@@ -31,11 +31,7 @@ def main() -> None:
     tables = compute()
     text = write(tables, HERE)
     readme = HERE / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{readme}: the markers are not there; write {BEGIN} and {END} into it")
-    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text)
 
 

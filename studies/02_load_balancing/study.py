@@ -21,8 +21,9 @@ import pages
 import pandas as pd
 import replay
 
+from moesim.page import renewed
+
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- computed by study.py: begin -->", "<!-- computed by study.py: end -->"
 
 
 def main(asked: list[str]) -> None:
@@ -50,15 +51,6 @@ def all_rows(rows: Callable[..., list[dict[str, Any]]], tasks: Iterable[tuple[An
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(rows, *task) for task in tasks]
         return pd.DataFrame([row for some in waiting for row in some.result()])
-
-
-def renewed(readme: str, text: str) -> str:
-    """Return *readme* with *text* between the markers."""
-    before, _, rest = readme.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{HERE / 'README.md'}: the markers are not there; write {BEGIN} and {END} into it")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ import pandas as pd
 import placing
 import setting
 
+from moesim.page import renewed
+
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- computed by study.py: begin -->", "<!-- computed by study.py: end -->"
 TABLES = ("placements", "tokens", "strength", "iterations")
 
 
@@ -60,15 +61,6 @@ def gathered(parts: Iterable[Callable[[], list[dict[str, Any]]]]) -> pd.DataFram
     """Return the rows of all *parts*, by model and GPUs."""
     table = pd.DataFrame([row for part in parts for row in part()])
     return table.sort_values(["experts", "gpus"], kind="stable", ignore_index=True)
-
-
-def renewed(readme: str, text: str) -> str:
-    """Return *readme* with *text* between the markers."""
-    before, _, rest = readme.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{HERE / 'README.md'}: the markers are not there; write {BEGIN} and {END} into it")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ import pages
 import pandas as pd
 import speed
 
+from moesim.page import renewed
+
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- computed by study.py: begin -->", "<!-- computed by study.py: end -->"
 STAGES: dict[str, Any] = {"models": models, "beyond": beyond, "learning": learning, "speed": speed}
 
 
@@ -59,15 +60,6 @@ def write() -> None:
     print(text)
     readme = HERE / "README.md"
     readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
-
-
-def renewed(readme: str, text: str) -> str:
-    """Return *readme* with *text* between the markers."""
-    before, _, rest = readme.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{HERE / 'README.md'}: the markers are not there; write {BEGIN} and {END} into it")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 if __name__ == "__main__":

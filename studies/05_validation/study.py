@@ -15,11 +15,11 @@ import pandas as pd
 
 import moesim
 from moesim import runs
+from moesim.page import renewed
 from moesim.runs import report
 from moesim.runs.compare import STATISTICS
 
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- computed by study.py: begin -->", "<!-- computed by study.py: end -->"
 RUNS = {"llama": "Llama-3.1-8B", "qwen": "Qwen3-30B-A3B-Instruct-2507"}  # scenario -> folder of run and profile
 FIGURES = {"llama": ["timeline"], "qwen": ["scatter_ttft"]}  # of the reports, for the README
 SHOWN = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
@@ -36,12 +36,8 @@ def main(folder: Path) -> None:
     table = errors({name: validation.comparison for name, validation in found.items()})
     table.to_csv(HERE / "errors.csv", index=False, float_format="%.6g")
     readme = HERE / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, marked, after = rest.partition(END)
-    if not marked:
-        raise ValueError(f"{readme}: the markers are not there; write {BEGIN} and {END} into it")
     text = words(table, found)
-    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text)
 
 

@@ -85,32 +85,16 @@ def room_for(kv_tokens: float, weights: int = WEIGHTS) -> str:
     return f"hardware.device.memory=[{{name: hbm, capacity: {2 * (weights + 8 * kv_tokens)} B, bandwidth: 1 B/s}}]"
 
 
-DENSE = """
-name: without experts
-model:
-  {name: dense, source: worked on paper, hidden: 2, layers: 2, vocabulary: 2, context: 64, dense_ffn: 4,
-   attention: {kind: gqa, heads: 1, kv_heads: 1, head_dim: 2},
-   dtype: {weights: bf16, experts: bf16, kv: bf16, activations: bf16}}
-hardware:
-  name: devices
-  source: worked on paper
-  device:
-    name: device
-    source: worked on paper
-    processor: {peak: {bf16: 1000 TFLOP/s}, bandwidth: 1 B/s, multiprocessors: 1}
-    memory: [{name: hbm, capacity: 4 kB, bandwidth: 1 B/s}]
-    idle_power: 1 W
-    busy_power: 3 W
-  devices_per_node: 1
-  nodes: 1
-  scale_up: {bandwidth: 1 B/s, efficiency: 1.0, startup: 5 s, ramp: 0 s}
-requests: {kind: replay, path: requests.csv}
-scheduler: vllm
-"""
+_EXPERTS = "moe: {experts: 1, top_k: 1, ffn: 1}"
 
 
-def steps_of(folder: Path, *overrides: str) -> pd.DataFrame:
-    """Return the steps of two requests, prompts of 16 and 3 tokens, that come at once to a model without experts."""
-    (folder / "requests.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,16,2\n0,3,2\n")
-    (folder / "dense.yaml").write_text(DENSE)
-    return moesim.simulate(moesim.load(folder / "dense.yaml", overrides)).steps
+def dense(folder: Path, requests: list[tuple[float, int, int]], devices: int, *overrides: str) -> moesim.Scenario:
+    """Write and load a scenario of a model without experts on so many *devices*."""
+    text = SCENARIO.format(layers=1, experts=1, top_k=1, devices=devices)
+    assert _EXPERTS in text
+    text = "\n".join(row for row in text.replace(_EXPERTS, "dense_ffn: 1").splitlines()
+                     if not row.startswith(("trace:", "placement:")))
+    (folder / "dense.yaml").write_text(text)
+    pd.DataFrame(requests, columns=["arrival_s", "prompt_tokens", "output_tokens"]).to_csv(
+        folder / "requests.csv", index=False)
+    return moesim.load(folder / "dense.yaml", overrides)

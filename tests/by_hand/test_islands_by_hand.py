@@ -10,24 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from serving_machine import SCENARIO, batches, room_for, scenario
+from serving_machine import batches, dense, room_for, scenario
 
 import moesim
-
-EXPERTS = "moe: {experts: 1, top_k: 1, ffn: 1}"
-
-
-def dense(folder: Path, requests: list[tuple[float, int, int]], devices: int, *overrides: str) -> moesim.Scenario:
-    """Write and load a scenario of a model without experts on so many *devices*."""
-    text = SCENARIO.format(layers=1, experts=1, top_k=1, devices=devices)
-    assert EXPERTS in text
-    text = "\n".join(row for row in text.replace(EXPERTS, "dense_ffn: 1").splitlines()
-                     if not row.startswith(("trace:", "placement:")))
-    (folder / "dense.yaml").write_text(text)
-    pd.DataFrame(requests, columns=["arrival_s", "prompt_tokens", "output_tokens"]).to_csv(
-        folder / "requests.csv", index=False)
-    return moesim.load(folder / "dense.yaml", overrides)
-
 
 # One prompt token: qkv 2 (6 + 2) + 24 = 40, out 16, norm 16, itself 16; feed-forward norm 16, up 2 (2 + 2) + 8 = 16,
 # down 2 (1 + 2) + 4 = 10; head 16: 146 s. A decode on two tokens reads one key and value more: 154 s; on three: 162 s.

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from serving_machine import steps_of
+from serving_machine import dense
 
 import moesim
 from moesim.kernels.layer_profile import Curve, ExpertTable
@@ -121,10 +122,17 @@ def test_captured_sizes() -> None:
     assert EngineOptions().padded(np.array([3, 0])).tolist() == [3, 0]
 
 
+def steps(folder: Path, *overrides: str) -> pd.DataFrame:
+    """Return the steps of two requests, prompts of 16 and 3 tokens, that come at once to two layers without experts."""
+    room = "hardware.device.memory=[{name: hbm, capacity: 4 kB, bandwidth: 1 B/s}]"
+    return moesim.simulate(dense(folder, [(0, 16, 2), (0, 3, 2)], 1, "model.layers=2", "model.context=64",
+                                 "scheduler=vllm", room, *overrides)).steps
+
+
 def test_a_step_of_a_model_without_experts(folder: Path, tmp_path: Path) -> None:
     """Two layers, prompts of 16 and 3 tokens, filled up to 24: see the columns below."""
     profile = f"profile={{name: llmservingsim, path: {folder}}}"
-    found = steps_of(tmp_path, profile, "engine={graphs: 32, eager: 1 ms, step: 5 us}")
+    found = steps(tmp_path, profile, "engine={graphs: 32, eager: 1 ms, step: 5 us}")
     first = found.iloc[0]
     assert (first["prefill_tokens"], first["decode_tokens"]) == (19, 0)
     # attention: 24 tokens of projections; 16 and 3 new ones have the pairs of 19 behind (16 * 8 + 3 * 1.5) / 19 - 9.5
@@ -134,7 +142,7 @@ def test_a_step_of_a_model_without_experts(folder: Path, tmp_path: Path) -> None
     assert first["dense_s"] == pytest.approx(2 * 4 * 24 * US)
     assert first["head_s"] == pytest.approx((22 + 2 * 24) * US)
     assert first["host_s"] == pytest.approx(5 * US)
-    moved = steps_of(tmp_path, profile, "engine={graphs: 16, eager: 1 ms}")
+    moved = steps(tmp_path, profile, "engine={graphs: 16, eager: 1 ms}")
     assert moved.iloc[0]["host_s"] == pytest.approx(1e-3) and moved.iloc[0]["dense_s"] == pytest.approx(2 * 4 * 19 * US)
 
 

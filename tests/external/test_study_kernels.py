@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,16 +27,9 @@ def folder(repo: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parts(folder: Path) -> Iterator[dict[str, Any]]:
-    """The modules of the study, by name; other studies may have modules of the same names."""
-    before = {name: sys.modules.pop(name, None) for name in MODULES}
-    sys.path.insert(0, str(folder))
-    yield {name: importlib.import_module(name) for name in MODULES}
-    sys.path.remove(str(folder))
-    for name in MODULES:
-        sys.modules.pop(name, None)
-        if before[name] is not None:
-            sys.modules[name] = before[name]
+def parts(folder: Path, study_modules: Any) -> Iterator[dict[str, Any]]:
+    with study_modules(folder, MODULES) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,9 @@ MODULES = ("setting", "collectives", "failures", "replay", "pages", "figures", "
 
 
 @pytest.fixture(scope="module")
-def parts(repo: Path) -> Iterator[dict[str, Any]]:
-    """The modules of the study, by name; other studies may have modules of the same names."""
-    folder = repo / "studies" / "02_load_balancing"
-    before = {name: sys.modules.pop(name, None) for name in MODULES}
-    sys.path.insert(0, str(folder))
-    yield {name: importlib.import_module(name) for name in MODULES}
-    sys.path.remove(str(folder))
-    for name in MODULES:
-        del sys.modules[name]
-        if before[name] is not None:
-            sys.modules[name] = before[name]
+def parts(repo: Path, study_modules: Any) -> Iterator[dict[str, Any]]:
+    with study_modules(repo / "studies" / "02_load_balancing", MODULES) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from moesim import json_lines
 from moesim.registry import part
 from moesim.runs.formats._checks import LONGEST_S, File, one_clock
 from moesim.runs.run import Run, digest
@@ -50,7 +51,7 @@ class VllmBench:
     def read(self, path: str | Path) -> Run:
         """Return the run. Raises ``ValueError`` with file, line, fact and remedy."""
         folder = Path(path)
-        file = _lines(folder / "requests.jsonl")
+        file = File(folder / "requests.jsonl", pd.DataFrame(json_lines.read(folder / "requests.jsonl")), 1)
         file.need(_COLUMNS)
         times = file.times(("arrival_time", *_EVENTS))
         arrival, queued = times["arrival_time"], times["queued_ts"]
@@ -70,20 +71,6 @@ class VllmBench:
         return Run(requests, _timeline(folder / "timeseries.csv", meta, float(arrival[0])),
                    {"path": str(folder), "model": meta.get("model", ""), "clock": clock,
                     "engine": meta.get("engine_kwargs", {}), "workload": _workload(folder, meta)})
-
-
-def _lines(path: Path) -> File:
-    """Return the table of a file with a JSON object in every line. Raises ``ValueError``."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error}); write one object per line") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: not an object; write one per line, with {', '.join(_COLUMNS)}")
-        rows.append(row)
-    return File(path, pd.DataFrame(rows), 1)
 
 
 def _meta(path: Path) -> dict[str, Any]:
