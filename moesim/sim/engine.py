@@ -248,8 +248,8 @@ def _about_trace(inputs: Inputs) -> dict[str, Any] | None:
 def _kernels(scenario: Scenario) -> dict[str, Any]:
     """Return which kernel model ran and, if it is the one fitted to the device, the errors that its file states."""
     if scenario.profile is not None:
-        return {"model": name_of(scenario.profile), "file": scenario.profile.path, "transferred_from": "",
-                "accuracy": {}}
+        return {"model": name_of(scenario.profile), "file": scenario.profile.read(scenario.parallelism.tp).source,
+                "transferred_from": "", "accuracy": {}}
     device = scenario.hardware.device
     fitted = kernels.load(device.kernels) if device.kernels else None
     about: dict[str, Any] = {"model": name_of(scenario.kernels), "file": "", "transferred_from": "", "accuracy": {}}

@@ -118,16 +118,6 @@ class _Common:
         if added_s:
             cost.put("host", -1, added_s)
 
-    def _prompt_attention(self, batch: Batch) -> np.ndarray:
-        """Return the seconds of attention of each prompt, for each window of the model: [windows, P]."""
-        operators = self.operators
-        return np.stack([operators.prefill_attention(batch.prefill_tokens, batch.prefill_past, int(w))
-                         for w in operators.windows])
-
-    def _windowed(self, kv: np.ndarray) -> list[np.ndarray]:
-        """Return the context lengths that each of the model's windows sees."""
-        return [np.minimum(kv, w) if w else kv for w in self.operators.windows]
-
 
 class DispatchCombine(_Common):
     """Tokens return home after every layer."""
@@ -218,6 +208,16 @@ class ContextCoherent(_Common):
         self._close(cost, batch, present)
         self._host(cost, batch.tokens(self.scenario.n_groups))
         return cost
+
+    def _prompt_attention(self, batch: Batch) -> np.ndarray:
+        """Return the seconds of attention of each prompt, for each window of the model: [windows, P]."""
+        operators = self.operators
+        return np.stack([operators.prefill_attention(batch.prefill_tokens, batch.prefill_past, int(w))
+                         for w in operators.windows])
+
+    def _windowed(self, kv: np.ndarray) -> list[np.ndarray]:
+        """Return the context lengths that each of the model's windows sees."""
+        return [np.minimum(kv, w) if w else kv for w in self.operators.windows]
 
     def _count(self, where: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Return the sum of *weight* [T] on each device, before each exchange and at the end: [M + 1, D]."""

@@ -37,7 +37,7 @@ class Profiled:
         self._top_k = model.top_k
         self._projections, self._opening = ByCount(profile.projections), ByCount(profile.opening)
         self._expert_norm, self._head = ByCount(profile.expert_norm), ByCount(profile.head)
-        self._feed_forward = ByCount(profile.feed_forward or profile.opening)  # asked only if there is one
+        self._feed_forward = None if profile.feed_forward is None else ByCount(profile.feed_forward)
         self._outside: set[str] = set()
         self.windows, self.window_of_layer = np.zeros(1, np.int64), np.zeros(model.layers, np.int64)
 
@@ -48,6 +48,7 @@ class Profiled:
 
     def dense(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the feed-forward of a layer without experts."""
+        assert self._feed_forward is not None, "checked when made"
         return self._feed_forward(tokens)
 
     def gate(self, tokens: np.ndarray) -> np.ndarray:
