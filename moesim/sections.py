@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from moesim.config import DataPath, Spec
+from moesim.config import DataPath, Spec, facts_error
 from moesim.registry import Part
 from moesim.synthetic import SyntheticTrace
 from moesim.units import Seconds
@@ -20,10 +20,12 @@ class TraceInput(Spec):
     request draws the token rows of one traced request, in order, wrapping around. The first part of the requests
     (``profile_fraction``) is what placement solvers see; the simulation runs on the rest.
     ``scaled``: the traced model had other widths than the simulated one (the routing is real, the sizes are a what-if).
+    ``balanced``: no trace; every step's tokens are dealt to the experts of a layer as evenly as can be (``balanced``).
     """
 
     path: DataPath | None = None
     synthetic: SyntheticTrace | None = None
+    balanced: bool = False
     join: Literal["paired", "resampled"] = "resampled"
     profile_fraction: float = Field(default=0.5, gt=0, lt=1)
     scaled: bool = False
@@ -31,8 +33,14 @@ class TraceInput(Spec):
 
     @model_validator(mode="after")
     def _one_source(self) -> TraceInput:
-        if (self.path is None) == (self.synthetic is None):
-            raise ValueError("give exactly one of path (a captured trace) and synthetic (a labelled generator)")
+        if (self.path is not None) + (self.synthetic is not None) + self.balanced != 1:
+            raise ValueError("give exactly one of path (a captured trace), synthetic (a labelled generator) and "
+                             "balanced: true (every step spread evenly)")
+        if self.balanced:
+            asked = [name for name, set_ in (("join", self.join == "paired"), ("scaled", self.scaled),
+                                             ("any_phase", self.any_phase)) if set_]
+            if asked:
+                raise facts_error("TraceInput", [(asked[0], "is about a trace, and balanced has none; remove it")])
         return self
 
 

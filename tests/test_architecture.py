@@ -22,7 +22,7 @@ FLOORS = [
     {"scenario"},
     {"sections"},
     {"serving", "placement", "network", "kernels", "transforms", "capture"},
-    {"trace_stats", "synthetic"},
+    {"trace_stats", "synthetic", "balanced"},
     {"formats"},
     {"trace"},
     {"trace_file"},

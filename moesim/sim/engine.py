@@ -242,7 +242,7 @@ def _about_trace(inputs: Inputs) -> dict[str, Any] | None:
         return None
     scenario, trace = inputs.scenario, inputs.trace
     return {k: trace.meta.get(k) for k in ("model", "origin", "licence", "synthetic")} | {
-        "join": scenario.traced.join, "evaluation_tokens": trace.n_tokens}
+        "join": "balanced" if scenario.traced.balanced else scenario.traced.join, "evaluation_tokens": trace.n_tokens}
 
 
 def _kernels(scenario: Scenario) -> dict[str, Any]:

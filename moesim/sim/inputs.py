@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from moesim import balanced
 from moesim import placement as placing
 from moesim import requests as arrivals
 from moesim.placement.placement import Placement
 from moesim.scenario import Scenario
 from moesim.serving.pool import block_hashes
+from moesim.sim.dealing import Decks
 from moesim.trace import RoutingTrace, read_trace
 
 
@@ -54,6 +56,20 @@ class TokenRows:
         """Return the row of the *i*-th decoded token of each of *requests*."""
         return self.decode_start[requests] + (i + self.offset[requests]) % self.decode_count[requests]
 
+    def padding(self, n_tokens: int, n_rows: int) -> np.ndarray:
+        """Return the rows of *n_tokens* that only fill up a step, of the trace's *n_rows*: always the same.
+
+        What such tokens are is left in buffers from earlier steps.
+        """
+        return np.arange(n_tokens) % n_rows
+
+    def source(self) -> TokenRows:
+        """Return where an island's steps get their rows from: these, which do not depend on the step."""
+        return self
+
+    def next_step(self) -> None:
+        """Nothing changes from step to step."""
+
 
 class Routing(NamedTuple):
     """Which experts tokens choose, and where these are as a run begins."""
@@ -69,7 +85,7 @@ class Inputs:
     scenario: Scenario
     routing: Routing | None
     requests: pd.DataFrame
-    rows: TokenRows
+    rows: TokenRows | Decks
 
     @property
     def trace(self) -> RoutingTrace:
@@ -116,6 +132,8 @@ def prepare(scenario: Scenario, requests: pd.DataFrame | None = None) -> Inputs:
     except ValueError as error:
         raise scenario.error("trace", str(error)) from None
     placement = _placement(scenario.of_island, profile)
+    if scenario.traced.balanced:
+        return Inputs(scenario, Routing(evaluation, placement), requests, Decks.of(evaluation))
     requests, rows = _join(scenario, evaluation, requests)
     return Inputs(scenario, Routing(evaluation, placement), requests, rows)
 
@@ -136,6 +154,8 @@ def read(scenario: Scenario) -> RoutingTrace:
     """Return the trace of *scenario*. Raises ``ConfigError`` if it does not fit the model."""
     spec, model = scenario.traced, scenario.model
     try:
+        if spec.balanced:
+            return balanced.deal(model.experts_per_layer, model.top_k, scenario.seed, model.name)
         trace = spec.synthetic.generate() if spec.synthetic else read_trace(str(spec.path))
     except ValueError as error:
         raise scenario.error("trace", str(error)) from None

@@ -40,6 +40,7 @@ class Island:
         self.peak = np.zeros(len(groups), np.int64)  # blocks in use
         self._clock = _clock(scenario, network)
         self._planned: list[Work] | None = None
+        self._rows = inputs.rows.source()
         self._n_rows = inputs.trace.n_tokens if inputs.routing is not None else 1
         self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
 
@@ -118,7 +119,8 @@ class Island:
 
     def _batch(self, planned: list[Work]) -> Batch:
         """Return the tokens of the step."""
-        live, rows = self._live, self._inputs.rows
+        live, rows = self._live, self._rows
+        rows.next_step()
         requests = np.concatenate([r for r, _ in planned])
         tokens = np.concatenate([t for _, t in planned])
         group = np.repeat(np.arange(len(planned)), [len(r) for r, _ in planned])
@@ -138,13 +140,10 @@ class Island:
                      rows.decode(decoding, past[d] - live.prompt[decoding]), pad_group, pad_rows)
 
     def _padding(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return group and trace row of every token that fills up a step of *tokens* [G] to a captured size.
-
-        What such tokens are is left in buffers from earlier steps: always the same rows of the trace.
-        """
+        """Return group and trace row of every token that fills up a step of *tokens* [G] to a captured size."""
         more = self._scenario.engine.padded(tokens) - tokens
         group = np.repeat(np.arange(len(tokens)), more)
-        return group, np.arange(len(group)) % self._n_rows
+        return group, self._rows.padding(len(group), self._n_rows)
 
     def _finish(self, stepped: list[np.ndarray]) -> np.ndarray:
         """Note the tokens that have come, of the requests *stepped* of each group."""

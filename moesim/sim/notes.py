@@ -13,7 +13,8 @@ def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: O
           ) -> list[str]:
     """Return the warnings of a run: routing, overlap, online placement, network, *operators* outside what was measured.
     """
-    return [*_routing(inputs), *(_repetition(steps) if inputs.routing else ()), *_sharing(inputs), *_online(inputs),
+    traced = inputs.routing is not None and not inputs.scenario.traced.balanced
+    return [*_routing(inputs), *(_repetition(steps) if traced else ()), *_sharing(inputs), *_online(inputs),
             *_network(inputs, links, network), *operators.extrapolated()]
 
 
@@ -21,6 +22,9 @@ def _routing(inputs: Inputs) -> list[str]:
     if inputs.routing is None:
         return []
     scenario, trace, found = inputs.scenario, inputs.trace, []
+    if scenario.traced.balanced:
+        return ["the routing is balanced (trace.balanced): every step's tokens are spread evenly over the experts of a "
+                "layer, as no gate spreads them; what imbalance costs and placement gains is not in this result"]
     if trace.meta.get("synthetic"):
         found.append("the routing is synthetic")
     if scenario.traced.scaled:
