@@ -45,6 +45,19 @@ def energy(steps: pd.DataFrame, devices: dict[str, float], makespan_s: float) ->
     return devices["count"] * idle * makespan_s + devices["step_together"] * (busy - idle) * busy_s
 
 
+def stages(steps: pd.DataFrame, makespan_s: float) -> pd.DataFrame:
+    """Return, for each stage of each pipeline, the seconds in which it had a batch, and the share without one.
+
+    Columns: island, stage, busy_s, idle_share (of *makespan_s*). Without stages a step is one.
+    """
+    ends = {c.removeprefix("end_s_"): c for c in steps if c.startswith("end_s_")} or {"stage_0": "end_s"}
+    island = steps["island"] if "island" in steps else pd.Series(0, steps.index)
+    found = [{"island": i, "stage": int(stage.removeprefix("stage_")),
+              "busy_s": float((of[end] - of["start_s" if end == "end_s" else f"begin_s_{stage}"]).sum())}
+             for i, of in steps.groupby(island) for stage, end in ends.items()]
+    return pd.DataFrame(found).assign(idle_share=lambda t: 1 - t["busy_s"] / makespan_s)
+
+
 def good(requests: pd.DataFrame, slo: dict[str, float]) -> pd.Series:
     """Return which requests were served within *slo*: the most of ``ttft_s``, ``tpot_s``, ``e2e_s`` (those given).
 

@@ -196,7 +196,7 @@ class ModelSpec(Spec):
     @property
     def total_parameters(self) -> int:
         """Count all weights (extra heads that predict further tokens are not part of the model here)."""
-        return round(self._outside_experts(1, "parameters")) + self._routed_parameters
+        return round(self._outside_experts(1, "parameters", range(self.layers))) + self._routed_parameters
 
     @property
     def _routed_parameters(self) -> int:
@@ -220,25 +220,37 @@ class ModelSpec(Spec):
         """Return the bytes of all weights."""
         return self.non_expert_bytes() + (self._n_all_experts * self.expert_bytes if self.moe is not None else 0.0)
 
-    def non_expert_bytes(self, tp: int = 1) -> float:
-        """Return the bytes of all weights but the routed experts on one of *tp* devices (norms and gates whole)."""
-        return self._outside_experts(tp, "bytes")
+    def non_expert_bytes(self, tp: int = 1, layers: range | None = None) -> float:
+        """Return the bytes of all weights but the routed experts on one of *tp* devices (norms and gates whole).
+
+        *layers*: of those alone, the first with the embedding, the last with the last norm and the output head.
+        """
+        return self._outside_experts(tp, "bytes", layers or range(self.layers))
+
+    def moe_rows(self, layers: range) -> slice:
+        """Return which of the layers with experts are among *layers*."""
+        first, last = np.searchsorted(self.moe_layer_indices, (layers.start, layers.stop)).tolist()
+        return slice(first, last)
 
     @property
     def _n_all_experts(self) -> int:
         return int(self.experts_per_layer.sum())
 
-    def _outside_experts(self, tp: int, measure: Literal["parameters", "bytes"]) -> float:
-        """Sum *measure* over everything but the routed experts, on one of *tp* devices."""
+    def _outside_experts(self, tp: int, measure: Literal["parameters", "bytes"], layers: range) -> float:
+        """Sum *measure* over everything of *layers* but the routed experts, on one of *tp* devices.
+
+        A table that is embedding and head lies on both sides of a pipeline.
+        """
         def of(part: Gemm | Gemms) -> float:
             return float(getattr(part, measure))
 
-        vectors = self.norm_parameters + self.layers * self.attention.vector_parameters
-        tables = 1 if self.tied_embeddings else 2
-        return (tables * of(self.head_gemm(tp)) + self.layers * of(self.attention_gemms(tp))
-                + (self.layers - self.n_moe_layers) * of(self.dense_gemms(tp))
-                + self.n_moe_layers * of(self.shared_gemms())  # whole: each device runs them on its own tokens
-                + (self._n_all_experts / self.n_experts * of(self.gate_gemm) if self.moe is not None else 0.0)
+        first, last, experts = 0 in layers, self.layers - 1 in layers, self.experts_per_layer[self.moe_rows(layers)]
+        vectors = (2 * len(layers) + last) * self.hidden + len(layers) * self.attention.vector_parameters
+        tables = first + (last and not (first and self.tied_embeddings))
+        return (tables * of(self.head_gemm(tp)) + len(layers) * of(self.attention_gemms(tp))
+                + (len(layers) - len(experts)) * of(self.dense_gemms(tp))
+                + len(experts) * of(self.shared_gemms())  # whole: each device runs them on its own tokens
+                + (int(experts.sum()) / self.n_experts * of(self.gate_gemm) if self.moe is not None else 0.0)
                 + vectors * (1.0 if measure == "parameters" else max(VECTOR_BYTES, DTYPE_BYTES[self._table_dtype])))
 
     @property
@@ -251,9 +263,12 @@ class ModelSpec(Spec):
         """Return the bytes of one token's keys and values in all layers, kept once."""
         return self.layers * self.kv_bytes_per_token_per_layer
 
-    def kv_bytes_per_token_on_device(self, tp: int) -> float:
-        """Return the bytes of one token's keys and values, all layers, on one of *tp* devices (heads may be copied)."""
-        return self.layers * self.attention.kv_values(tp) * DTYPE_BYTES[self.dtype.kv]
+    def kv_bytes_per_token_on_device(self, tp: int, layers: range | None = None) -> float:
+        """Return the bytes of a token's keys and values in *layers* (None: all) on one of *tp* devices.
+
+        Heads may be copied.
+        """
+        return len(layers or range(self.layers)) * self.attention.kv_values(tp) * DTYPE_BYTES[self.dtype.kv]
 
     @property
     def activation_bytes_per_token(self) -> float:

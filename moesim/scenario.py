@@ -70,7 +70,7 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        checks = (_experts, _parallelism, _islands, _exchange, _sharing, _lengths)
+        checks = (_experts, _parallelism, _islands, _pipeline, _exchange, _sharing, _lengths)
         facts = [fact for check in checks for fact in check(self)] or list(_memory(self))
         if facts:
             raise config.facts_error("Scenario", facts)
@@ -78,13 +78,24 @@ class Scenario(Spec):
 
     @property
     def n_groups(self) -> int:
-        """Number of tensor-parallel groups, each with requests of its own."""
-        return self.hardware.n_devices // self.parallelism.tp
+        """Number of tensor-parallel groups, each with requests of its own (in a pipeline: one on each stage)."""
+        return self.hardware.n_devices // (self.parallelism.tp * self.parallelism.pp)
+
+    @property
+    def stage_size(self) -> int:
+        """Devices that share the experts of a layer; all that step together, unless layers are in pipeline stages."""
+        everybody = max(self.hardware.n_devices // self.parallelism.pp, 1)
+        return self.parallelism.ep or (everybody if self.model.moe is not None else self.parallelism.tp)
 
     @property
     def island_size(self) -> int:
-        """Devices that step together."""
-        return self.parallelism.ep or (self.hardware.n_devices if self.model.moe is not None else self.parallelism.tp)
+        """Devices of one copy of the model: what steps together, all stages of a pipeline."""
+        return self.parallelism.pp * self.stage_size
+
+    @property
+    def stages(self) -> list[range]:
+        """The layers of each pipeline stage."""
+        return self.parallelism.parts(self.model.layers)
 
     @property
     def n_islands(self) -> int:
@@ -94,13 +105,20 @@ class Scenario(Spec):
     @property
     def groups_per_island(self) -> int:
         """Groups that step together."""
-        return self.island_size // self.parallelism.tp
+        return self.stage_size // self.parallelism.tp
 
     @property
     def of_island(self) -> Scenario:
         """Return this scenario for one island alone."""
         return self if self.n_islands == 1 else self.model_copy(update={
             "hardware": self.hardware.part(self.island_size)})
+
+    @property
+    def of_stage(self) -> Scenario:
+        """Return this scenario for the devices of one pipeline stage (of an island, if there is one stage)."""
+        return self.of_island if self.parallelism.pp == 1 else self.model_copy(update={
+            "hardware": self.hardware.part(self.stage_size),
+            "parallelism": self.parallelism.model_copy(update={"pp": 1})})
 
     @property
     def traced(self) -> TraceInput:
@@ -136,19 +154,35 @@ def _parallelism(scenario: Scenario) -> Iterable[Fact]:
 
 
 def _islands(scenario: Scenario) -> Iterable[Fact]:
-    machine, parallelism, size = scenario.hardware, scenario.parallelism, scenario.island_size
-    if machine.devices_per_node % parallelism.tp:
-        return  # said already
+    machine, parallelism, size = scenario.hardware, scenario.parallelism, scenario.stage_size
+    if machine.devices_per_node % parallelism.tp or parallelism.pp > 1 and parallelism.ep is None:
+        return  # said already, or will be
     if size % parallelism.tp or machine.n_devices % size or (size > machine.devices_per_node
                                                             and size % machine.devices_per_node):
         yield "parallelism.ep", (f"{size} must be a multiple of parallelism.tp ({parallelism.tp}), and part of a node "
                                  f"({machine.devices_per_node} devices) or whole nodes that divide the machine")
-    elif scenario.n_islands > 1:
+    elif scenario.n_islands > 1 and parallelism.pp == 1:
         for name, used in (("parallelism.mode", parallelism.mode == "context_coherent"),
                            ("placement.online", scenario.online is not None),
                            ("background", scenario.background is not None)):
             if used:
                 yield name, f"the machine is {scenario.n_islands} islands (parallelism.ep); this needs one: all devices"
+
+
+def _pipeline(scenario: Scenario) -> Iterable[Fact]:
+    parallelism = scenario.parallelism
+    if parallelism.pp == 1:
+        return
+    if wrong := parallelism.misfit(scenario.model.layers, scenario.hardware, scenario.stage_size):
+        yield "parallelism.pp", wrong
+    for name, used, remedy in (
+            ("parallelism.mode", parallelism.mode == "context_coherent", "use dispatch_combine"),
+            ("engine.asynchronous", scenario.engine.asynchronous, "set it to false (stages have batches ahead anyway)"),
+            ("overlap", scenario.overlap != "none", "leave it out"),
+            ("background", scenario.background is not None, "leave it out"),
+            ("placement.online", scenario.online is not None, "leave it out")):
+        if used:
+            yield name, f"does not go with pipeline stages (parallelism.pp is {parallelism.pp}); {remedy}"
 
 
 def _experts(scenario: Scenario) -> Iterable[Fact]:
@@ -171,6 +205,8 @@ def _exchange(scenario: Scenario) -> Iterable[Fact]:
                              f"on; use 'flat' or mode dispatch_combine")
     elif per_expert and scenario.parallelism.deduplicate:
         yield "parallelism.deduplicate", f"must be false with all_to_all {name}, which sends a copy per expert"
+    if scenario.parallelism.pp > 1:
+        machine = scenario.of_stage.hardware
     n = machine.n_devices
     none = Messages(np.zeros((n, n), np.int32), np.zeros((n, machine.nodes), np.int32), scenario.model.n_experts)
     try:
@@ -219,9 +255,12 @@ def _lengths(scenario: Scenario) -> Iterable[Fact]:
 
 def weight_bytes_per_device(scenario: Scenario) -> float:
     """Return the bytes of weights that the fullest device needs when experts are spread evenly."""
-    model = scenario.model
-    experts = sum(-(-int(e) // scenario.island_size) for e in model.experts_per_layer)
-    return (experts * model.expert_bytes if experts else 0.0) + model.non_expert_bytes(scenario.parallelism.tp)
+    model, needed = scenario.model, []
+    for layers in scenario.stages:
+        experts = sum(-(-int(e) // scenario.stage_size) for e in model.experts_per_layer[model.moe_rows(layers)])
+        needed.append((experts * model.expert_bytes if experts else 0.0)
+                      + model.non_expert_bytes(scenario.parallelism.tp, layers))
+    return max(needed)
 
 
 def usable_bytes(scenario: Scenario) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from moesim.config import DataPath, Spec, facts_error
+from moesim.hardware import HardwareSpec
 from moesim.registry import Part
 from moesim.synthetic import SyntheticTrace
 from moesim.units import Seconds
@@ -50,7 +51,8 @@ class Parallelism(Spec):
     ``tp``: devices that share each attention and dense operator; the machine holds n_devices / tp such groups, each
     with requests of its own, and every routed expert is whole on a device. ``ep``: devices that share the experts of a
     copy of the model, and so step together (left out: all; without experts: ``tp``); the machine holds n_devices / ep
-    such islands.
+    such islands. ``pp``: pipeline stages of so many devices each, with a part of the layers each; an island is then
+    pp * ep devices, and ``ep`` left out all of a stage.
     ``mode``: what expert parallelism means (docs/background/expert-parallelism.md). ``context``: what a device sends
     all others about the tokens it produced in a step of ``context_coherent`` (arXiv 2401.08383 leaves it open).
     ``dispatch``: how tokens get to experts: to the devices of theirs alone, by the part ``all_to_all``, or all to all
@@ -60,10 +62,39 @@ class Parallelism(Spec):
 
     tp: int = Field(default=1, ge=1)
     ep: int | None = Field(default=None, ge=1)
+    pp: int = Field(default=1, ge=1)
     mode: Literal["dispatch_combine", "context_coherent"] = "dispatch_combine"
     dispatch: Literal["all_to_all", "all_gather"] = "all_to_all"
     context: Literal["kv", "hidden"] = "kv"
     deduplicate: bool = True
+
+    def parts(self, layers: int) -> list[range]:
+        """Return which of *layers* each pipeline stage has: neighbours, as even as can be.
+
+        What is left over goes to the stages before the last, from behind: the first and the last have the embedding and
+        the output head besides (vLLM 0.19, ``get_pp_indices`` in distributed/utils.py).
+
+        >>> Parallelism(pp=4).parts(10)
+        [range(0, 2), range(2, 5), range(5, 8), range(8, 10)]
+        """
+        size = np.full(self.pp, layers // self.pp)
+        size[::-1][1 : layers % self.pp + 1] += 1
+        ends = np.cumsum(size).tolist()
+        return [range(end - n, end) for end, n in zip(ends, size.tolist(), strict=True)]
+
+    def misfit(self, layers: int, machine: HardwareSpec, size: int) -> str | None:
+        """Return what is wrong with stages of *size* devices for *layers* on *machine*; None: nothing."""
+        whole, per_node = self.pp * size, machine.devices_per_node
+        if self.pp > layers:
+            return f"{self.pp} stages need a layer each, the model has {layers}; lower it"
+        if size % self.tp and self.ep is None:
+            return (f"{machine.n_devices} devices in {self.pp} stages are {size} each, which must be a multiple of "
+                    f"parallelism.tp ({self.tp}); lower one of them")
+        if machine.n_devices % whole or any(per_node % n and n % per_node for n in (size, whole)):
+            return (f"{self.pp} stages of {size} devices (parallelism.ep; tp without experts) must divide the "
+                    f"{machine.n_devices} of the machine, a stage and all stages together being an equal part of a "
+                    f"node ({per_node} devices) or whole nodes; change pp or ep")
+        return None
 
 
 class Online(Spec):

@@ -88,10 +88,15 @@ def cached_share(result: Result) -> float:
     return float(result.requests["cached_tokens"].sum() / result.requests["prompt_tokens"].sum())
 
 
+def stage_idle_share(result: Result) -> float:
+    """Return the share of the makespan in which a pipeline stage has no batch, mean of stages."""
+    return float(metrics.stages(result.steps, float(result.requests["finish_s"].max()))["idle_share"].mean())
+
+
 METRICS: dict[str, Metric] = {
     f.__name__: f for f in (load_max_over_mean, steps, batch_mean, energy_per_token_j, link_utilisation_max,
                             expert_bytes_max, kv_peak_bytes_max, kv_occupancy_max, replacements, migrated_bytes,
-                            goodput_req_per_s, good_share, preemptions, cached_share)}
+                            goodput_req_per_s, good_share, preemptions, cached_share, stage_idle_share)}
 
 # Metrics that exist once per link class, phase, ...: prefix -> function that returns a Series of them.
 FAMILIES: dict[str, Callable[[Result], pd.Series]] = {
@@ -147,7 +152,7 @@ def measure(result: Result, columns: Wanted | None = None, inputs: Inputs | None
 
 
 def _placement(inputs: Inputs) -> dict[str, float]:
-    machine = inputs.scenario.of_island.hardware
+    machine = inputs.scenario.of_stage.hardware
     found = evaluate(inputs.placement, inputs.trace, machine.devices_per_node if machine.nodes > 1 else None)
     return {name: float(found[number]) for name, number in PLACEMENT.items() if number in found}
 

@@ -74,12 +74,16 @@ class Network(Wiring):
         1)
         return Collective(across.time_s + local.time_s, across.loads + local.loads)
 
-    def _passed(self, size: np.ndarray, target: np.ndarray, rounds: int) -> Collective:
+    def send(self, size: np.ndarray, target: np.ndarray) -> Collective:
+        """Cost every device sending *size* [..., D] bytes to its *target* [D], all at once, point to point."""
+        return self._passed(np.reshape(size, (*np.shape(size)[:-1], self.nodes, -1)), target, 1, "send")
+
+    def _passed(self, size: np.ndarray, target: np.ndarray, rounds: int, name: str = "all_gather") -> Collective:
         """Cost every device sending *size* [..., nodes, devices of a node] bytes to its *target* [D] in rounds."""
         size = size.reshape(*size.shape[:-2], self.n_devices)
         traffic = np.zeros((*size.shape, self.n_devices))
         traffic[..., np.arange(self.n_devices), target] = size
-        return self._cost([[Stage(traffic)]], "all_gather", 1.0, False, [None], rounds)
+        return self._cost([[Stage(traffic)]], name, 1.0, False, [None], rounds)
 
     def _cost(self, launches: list[list[Stage]], name: str, size: float, reverse: bool,
               patterns: Sequence[np.ndarray | None], rounds: int = 1) -> Collective:

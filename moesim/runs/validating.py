@@ -80,7 +80,8 @@ def _notes(run: Run, scenario: Scenario) -> list[str]:
     pairs: list[tuple[str, Any]] = [
         ("max_num_seqs", getattr(scheduler, "max_batch", None)),
         ("max_num_batched_tokens", getattr(scheduler, "max_tokens", None)),
-        ("tensor_parallel_size", scenario.parallelism.tp), ("data_parallel_size", scenario.n_groups)]
+        ("tensor_parallel_size", scenario.parallelism.tp), ("data_parallel_size", scenario.n_groups),
+        ("pipeline_parallel_size", scenario.parallelism.pp)]
     notes += [f"the run had {name} {engine[name]}, the scenario ({name_of(scheduler)}, {scenario.n_groups} groups) has "
               f"{value}" for name, value in pairs if value is not None and engine.get(name) not in (None, value)]
     if run.timeline is None:

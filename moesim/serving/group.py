@@ -49,6 +49,8 @@ class Group:
         self.running = _NONE
         self.promised = 0      # KV tokens that all its requests, waiting ones too, need in the end
         self._waiting: list[tuple[int, int]] = []
+        self.under_way = 0     # batches that have departed and not arrived
+        self._held: list[int] = []  # preempted while their token is on its way: they wait when it has come
 
     @property
     def n_waiting(self) -> int:
@@ -94,11 +96,15 @@ class Group:
 
     def preempt(self, request: int) -> None:
         """Take the memory of *request*; it waits, and computes all its tokens again when it is admitted."""
+        on_its_way = self.under_way and self.requests.left(np.array([request]))[0] == 0
         self.running = self.running[self.running != request]
         self.pool.release(request)
         self.requests.computed[request] = 0
         self.requests.preemptions[request] += 1
-        self._wait(request)
+        if on_its_way:
+            self._held.append(request)
+        else:
+            self._wait(request)
 
     def room(self, requests: np.ndarray, budget: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Make room for what *requests*, which run, compute next: in order, *budget* tokens in all (None: any number).
@@ -145,6 +151,23 @@ class Group:
         stepped = requests[live.left(requests) == 0]
         live.produced[stepped] += 1
         return stepped
+
+    def depart(self, requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """As ``advance``, of a batch whose tokens are only produced when it has come (``arrive``).
+
+        Until then who is in it has nothing left to compute, unless it is a prompt in chunks.
+        """
+        self.under_way += 1
+        self.requests.computed[requests] += tokens
+        return requests[self.requests.left(requests) == 0]
+
+    def arrive(self, stepped: np.ndarray) -> None:
+        """Note that the batch has come in which those *stepped* get a token."""
+        self.under_way -= 1
+        self.requests.produced[stepped] += 1
+        for request in set(self._held) & set(stepped.tolist()):
+            self._held.remove(request)
+            self._wait(request)
 
     def complete(self, stepped: np.ndarray) -> np.ndarray:
         """Return which of *stepped*, whose tokens have come, are done; they leave."""

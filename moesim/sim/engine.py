@@ -18,6 +18,7 @@ from moesim.serving.pool import Pool, PrefixPool
 from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.island import Island
 from moesim.sim.notes import notes
+from moesim.sim.pipeline import Pipeline
 from moesim.sim.replacing import expert_slots
 from moesim.units import pretty
 
@@ -39,7 +40,8 @@ class Engine:
         self._live = Requests(inputs.requests)
         self._memory, capacity = _memory(inputs)
         self._refused = _too_long(inputs, self._live, capacity)
-        self._islands = [Island(inputs.of_island, self._live, groups) for groups in self._groups(capacity)]
+        kind = Island if self._scenario.parallelism.pp == 1 else Pipeline
+        self._islands = [kind(inputs.of_island, self._live, groups) for groups in self._groups(capacity)]
         self._groups_of_all = [group for island in self._islands for group in island.groups]
         self._per_island = len(self._islands[0].groups)
         self._next = self._routed = 0  # the first request that has not arrived; how many have been given a group
@@ -147,18 +149,23 @@ class Engine:
             / np.maximum(live.output - 1, 1),
             "e2e_s": live.finish_s - live.arrival_s})
         memory = self._memory.copy()
-        per_token = self._scenario.model.kv_bytes_per_token_on_device(self._scenario.parallelism.tp)
-        peak = np.concatenate([island.peak for island in self._islands]) * self._scenario.kv.block
-        memory["kv_peak_bytes"] = peak[memory["device"] // self._scenario.parallelism.tp] * per_token
+        memory["kv_peak_bytes"] = self._kv_peak_bytes()
         makespan = float(np.nanmax(live.finish_s))
         links = pd.concat([island.record.links(makespan).assign(island=i) for i, island in enumerate(self._islands)],
                           ignore_index=True)
         links = links.drop(columns="island") if len(self._islands) == 1 else links
         steps, first = self.steps(), self._islands[0]
-        warnings = notes(self._inputs, steps, links, first.costs.operators, first.costs.network)
+        warnings = notes(self._inputs, steps, links, first.costs.operators, first.network)
         meta = _meta(self._inputs, warnings)
         meta["replacements"] = [] if first.replacing is None else first.replacing.log
         return Result(requests, steps, self._spans(), links, memory, meta)
+
+    def _kv_peak_bytes(self) -> np.ndarray:
+        """Return the most bytes of KV on every device: a group's blocks, of the layers of each of its stages."""
+        scenario, tp = self._scenario, self._scenario.parallelism.tp
+        per_token = np.array([scenario.model.kv_bytes_per_token_on_device(tp, layers) for layers in scenario.stages])
+        return np.concatenate([np.outer(per_token, np.repeat(island.peak, tp)).ravel() * scenario.kv.block
+                               for island in self._islands])
 
     def _spans(self) -> pd.DataFrame:
         size = self._scenario.island_size
@@ -170,29 +177,43 @@ class Engine:
 def _memory(inputs: Inputs) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the bytes of weights and room for KV per device, and the KV tokens that groups of an island have room for.
 
-    With ``context_coherent`` every device holds the KV of all requests: one number, that of the fullest device.
+    With ``context_coherent`` every device holds the KV of all requests: one number, that of the fullest device. In a
+    pipeline the stage with the least room for its layers counts.
     """
     scenario, model, tp = inputs.scenario, inputs.scenario.model, inputs.scenario.parallelism.tp
-    experts = np.zeros(scenario.island_size)
-    if inputs.routing is not None:
-        experts = inputs.placement.device_bytes(model.expert_bytes)
-    kept = experts
-    if scenario.online is not None:
-        kept = np.full(len(experts), expert_slots(inputs.placement).sum() * model.expert_bytes)
-    room = usable_bytes(scenario) - model.non_expert_bytes(tp) - kept
+    others, experts, kept = _weights(inputs)
+    room = usable_bytes(scenario) - others - kept  # [stages, devices of one]
     worst = int(np.argmin(room))
-    if room[worst] <= 0:
-        gap = pretty(-room[worst], "byte")
+    if room.flat[worst] <= 0:
+        gap = pretty(-room.flat[worst], "byte")
         raise scenario.error("placement", f"device {worst} has {gap} too little memory for the experts placed on it; "
                                           f"spread them more evenly, or use larger devices")
     table = pd.DataFrame({"device": np.arange(scenario.hardware.n_devices),
-                          "non_expert_bytes": model.non_expert_bytes(tp),
-                          "expert_bytes": np.tile(experts, scenario.n_islands),
-                          "kv_capacity_bytes": np.tile(room, scenario.n_islands)})
-    tokens = np.floor(room.reshape(-1, tp).min(axis=1) / model.kv_bytes_per_token_on_device(tp)).astype(np.int64)
+                          "non_expert_bytes": np.tile(np.repeat(others, scenario.stage_size), scenario.n_islands),
+                          "expert_bytes": np.tile(experts.ravel(), scenario.n_islands),
+                          "kv_capacity_bytes": np.tile(room.ravel(), scenario.n_islands)})
+    per_token = np.array([[model.kv_bytes_per_token_on_device(tp, layers)] for layers in scenario.stages])
+    each = np.floor(room.reshape(len(room), -1, tp).min(axis=2) / per_token)
+    tokens = each.min(axis=0).astype(np.int64)
     if scenario.kv.blocks is not None:
         tokens[:] = scenario.kv.blocks * scenario.kv.block
     return table, tokens.min(keepdims=True) if scenario.parallelism.mode == "context_coherent" else tokens
+
+
+def _weights(inputs: Inputs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the bytes of an island's weights but experts, [stages, 1], of experts, and of the room kept for these.
+
+    The last two are [stages, devices of one].
+    """
+    scenario, model = inputs.scenario, inputs.scenario.model
+    others = np.array([[model.non_expert_bytes(scenario.parallelism.tp, layers)] for layers in scenario.stages])
+    experts = np.zeros((len(others), scenario.stage_size))
+    if inputs.routing is not None:
+        counts = [inputs.placement.counts()[model.moe_rows(layers)] for layers in scenario.stages]
+        experts = np.stack([np.full(len(of_stage), model.expert_bytes) @ of_stage for of_stage in counts])
+    if scenario.online is None:
+        return others, experts, experts
+    return others, experts, np.full(experts.shape, expert_slots(inputs.placement).sum() * model.expert_bytes)
 
 
 def _too_long(inputs: Inputs, live: Requests, capacity: np.ndarray) -> np.ndarray:
@@ -230,7 +251,7 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
                 if (limit := getattr(scenario.slo, name)) is not None},
         "placement": {k: v for k, v in (inputs.placement.info if inputs.routing else {}).items()
                       if k != "seconds"},  # results hold no wall time
-        "devices": {"count": scenario.hardware.n_devices, "step_together": scenario.island_size,
+        "devices": {"count": scenario.hardware.n_devices, "step_together": scenario.stage_size,
                     "idle_power_w": device.idle_power,
                     "busy_power_w": device.busy_power},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}

@@ -25,8 +25,9 @@ class EventClock:
     Without a *network* every collective is alone on its links.
     """
 
-    def __init__(self, n_devices: int, tp: int, network: Network | None = None, background: Background | None = None):
-        self._env = simpy.Environment(initial_time=0.0)
+    def __init__(self, n_devices: int, tp: int, network: Network | None = None, background: Background | None = None,
+                 env: simpy.Environment | None = None):
+        self._env = env or simpy.Environment(initial_time=0.0)
         self._tp = tp
         self._processors = [Server(self._env) for _ in range(n_devices)]
         self._links = None if network is None else Links(self._env, network, background)
@@ -54,10 +55,18 @@ class EventClock:
 
         Collectives that shared links get the seconds they took in their cost.
         """
-        steps = [_Step(cost) for cost in costs]
+        steps = [_Step(cost, np.empty_like(cost.seconds), _jobs(cost.present)) for cost in costs]
         devices = range(len(self._processors))
         self._env.run(until=self._env.all_of([self._env.process(self._device(d, s)) for s in steps for d in devices]))
         return [step.start for step in steps]
+
+    def go(self, cost: StepCost, start: np.ndarray, present: np.ndarray, first: int) -> simpy.Event:
+        """Begin with the phases *present* of some layers, from *first* on, of *cost*; return their end.
+
+        *start* is filled in.
+        """
+        step = _Step(cost, start, [[(layer + first, phase) for layer, phase in job] for job in _jobs(present)])
+        return self._env.all_of([self._env.process(self._device(d, step)) for d in range(len(self._processors))])
 
     def _device(self, device: int, step: _Step) -> Generator[simpy.Event, None, None]:
         """Live through one step on *device*: layer by layer; phases of its own that follow one another are one job."""
@@ -102,10 +111,8 @@ class EventClock:
 class _Step:
     """The meetings of one step, or half a step, and the record of its starts."""
 
-    def __init__(self, cost: StepCost):
-        self.cost = cost
-        self.start = np.empty_like(cost.seconds)
-        self.jobs = _jobs(cost.present)
+    def __init__(self, cost: StepCost, start: np.ndarray, jobs: list[list[tuple[int, int]]]):
+        self.cost, self.start, self.jobs = cost, start, jobs
         self.meetings: dict[tuple[int, int, int], simpy.Event] = {}
         self.arrived: dict[tuple[int, int, int], int] = {}
 

@@ -22,6 +22,7 @@ from moesim.sim.cost import INDEX, Batch, StepCost
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Operators
 from moesim.sim.profiled import Profiled
+from moesim.sim.stages import Sends, Stage, stages
 from moesim.sim.traffic import of_exchange, of_gather, of_reduction
 
 
@@ -47,13 +48,21 @@ class _Space(NamedTuple):
 
 
 class _Common:
-    """What both meanings share: the model's layers, its operators, the network and where experts are."""
+    """What both meanings share: the model's layers, its operators, the network and where experts are.
+
+    *inputs* and *network* are an island's. Everything is of one pipeline stage, all of which are alike, but that each
+    has its own layers and links.
+    """
 
     def __init__(self, inputs: Inputs, network: Network):
+        self.stages: list[Stage] = stages(inputs.scenario, network)
+        self._sends = None if len(self.stages) == 1 else Sends(
+            network, self.stages, inputs.scenario.parallelism.tp, inputs.scenario.model.activation_bytes_per_token)
+        inputs, network = inputs.of_stage, self.stages[0].network
         self.scenario: Scenario = inputs.scenario
         self.slots = routing.SlotMap.none()
         self._spaces: list[_Space] = []
-        self._gathers: dict[bytes, list[tuple[str, float, np.ndarray]]] = {}
+        self._gathers: dict[bytes, list[tuple[Stage, str, float, np.ndarray]]] = {}
         self.model = inputs.scenario.model
         self.network = network
         self.operators: Any = (Profiled if inputs.scenario.profile is not None else Operators)(inputs.scenario)
@@ -91,26 +100,34 @@ class _Common:
         """
         key = at_home.tobytes()  # the same few sizes come again and again
         if key not in self._gathers:
-            small = at_home * (4.0 * self.model.top_k)
-            gathered = [self.network.all_gather(sent) for sent in (at_home * self.token_bytes, small, small)]
-            summed = self.network.reduce_scatter(np.array([at_home.sum() * self.token_bytes]), self.n_devices)
-            self._gathers[key] = [
-                (phase, sum(float(np.max(part.time_s)) for part in parts),
+            self._gathers[key] = [found for stage in self.stages for found in self._gathered(stage, at_home)]
+        for stage, phase, time_s, loads in self._gathers[key]:
+            cost.put(phase, stage.moe, time_s)
+            cost.add_bytes(phase, stage.carried(loads * len(stage.moe)))
+
+    def _gathered(self, stage: Stage, at_home: np.ndarray) -> list[tuple[Stage, str, float, np.ndarray]]:
+        """Return seconds and link bytes of the phases of a layer of *stage* as ``_gather`` has them."""
+        small = at_home * (4.0 * self.model.top_k)
+        gathered = [stage.network.all_gather(sent) for sent in (at_home * self.token_bytes, small, small)]
+        summed = stage.network.reduce_scatter(np.array([at_home.sum() * self.token_bytes]), self.n_devices)
+        return [(stage, phase, sum(float(np.max(part.time_s)) for part in parts),
                  np.sum([part.loads.ravel() for part in parts], axis=0))
                 for phase, parts in (("dispatch", gathered), ("combine", [summed]))]
-        for phase, time_s, loads in self._gathers[key]:
-            cost.put(phase, self.moe, time_s)
-            cost.add_bytes(phase, loads * len(self.moe))
 
     def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, visits: np.ndarray | None = None,
                   reverse: bool = False) -> None:
         """Put the all-to-all of *copies* [M, D, D] of hidden states into *cost* as *phase* of layers with experts."""
-        part, messages = self.scenario.all_to_all, Messages(copies, visits, self.model.n_experts)
-        collective = self.network.exchange(part, messages, self.token_bytes, reverse)
-        cost.put(phase, self.moe, collective.time_s[:, None])
-        cost.add_bytes(phase, collective.loads)
-        cost.note_traffic(phase, of_exchange(self.network, part, messages, self.token_bytes, reverse,
-                                             (self.moe, collective.loads)))
+        part = self.scenario.all_to_all
+        for stage in self.stages:
+            rows, layers, network = stage.rows, stage.moe, stage.network
+            if not len(layers):
+                continue
+            messages = Messages(copies[rows], None if visits is None else visits[rows], self.model.n_experts)
+            collective = network.exchange(part, messages, self.token_bytes, reverse)
+            cost.put(phase, layers, collective.time_s[:, None])
+            cost.add_bytes(phase, stage.carried(collective.loads))
+            cost.note_traffic(phase, of_exchange(network, part, messages, self.token_bytes, reverse,
+                                                 (layers, collective.loads)))
 
     def _host(self, cost: StepCost, tokens: np.ndarray) -> None:
         """Put what the host adds into *cost*, of a step with *tokens* in each group."""
@@ -132,6 +149,8 @@ class DispatchCombine(_Common):
             self._experts(space, batch.rows, batch.home(self.tp))
         samples = np.bincount(batch.sampled_group, minlength=self.scenario.n_groups)
         cost.put("head", -1, np.repeat(self.operators.head(samples, tokens), self.tp))
+        if self._sends is not None:
+            self._sends.put(cost, tokens)
         self._host(cost, tokens)
         return cost
 
@@ -159,7 +178,9 @@ class DispatchCombine(_Common):
             return
         collective = self.network.all_reduce(tokens * self.token_bytes, self.tp)
         cost.put(phase, layers, np.repeat(collective.time_s, self.tp))
-        cost.add_bytes(phase, collective.loads.sum(axis=0) * len(layers))
+        for stage in self.stages:
+            n_here = np.count_nonzero(np.isin(layers, stage.layers))
+            cost.add_bytes(phase, stage.carried(collective.loads.sum(axis=0) * n_here))
         cost.note_traffic(phase, of_reduction(self.network, tokens * self.token_bytes, self.tp, collective.loads))
 
     def _experts(self, space: _Space, rows: np.ndarray, home: np.ndarray) -> None:

@@ -104,6 +104,11 @@ class Inputs:
         """Return the inputs of one island: the same for each."""
         return replace(self, scenario=self.scenario.of_island)
 
+    @property
+    def of_stage(self) -> Inputs:
+        """Return the inputs of one stage of a pipeline: the same for each."""
+        return replace(self, scenario=self.scenario.of_stage)
+
     def hashes(self, request: int) -> list[int]:
         """Return one number per full KV block of *request*'s tokens: equal if it and all before it are."""
         return self._hashes[request]
@@ -131,7 +136,7 @@ def prepare(scenario: Scenario, requests: pd.DataFrame | None = None) -> Inputs:
         evaluation = _by_request(trace.evaluation(fraction, scenario.seed))
     except ValueError as error:
         raise scenario.error("trace", str(error)) from None
-    placement = _placement(scenario.of_island, profile)
+    placement = _placement(scenario.of_stage, profile)
     if scenario.traced.balanced:
         return Inputs(scenario, Routing(evaluation, placement), requests, Decks.of(evaluation))
     requests, rows = _join(scenario, evaluation, requests)

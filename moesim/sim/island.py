@@ -33,16 +33,19 @@ class Island:
     def __init__(self, inputs: Inputs, live: Requests, groups: list[Group]):
         self._inputs, self._live, self.groups = inputs, live, groups
         self._scenario = scenario = inputs.scenario
-        self._network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
+        self.network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
         self.costs = MODES[scenario.parallelism.mode](inputs, network)
-        self.record = Record(network, scenario.span_steps)
+        self.record = Record(network, scenario.span_steps, _first_devices(scenario))
         self.replacing = Replacing(inputs, network, self.record) if scenario.online else None
         self.peak = np.zeros(len(groups), np.int64)  # blocks in use
-        self._clock = _clock(scenario, network)
+        self._clock = self._new_clock()
         self._planned: list[Work] | None = None
         self._rows = inputs.rows.source()
         self._n_rows = inputs.trace.n_tokens if inputs.routing is not None else 1
         self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
+
+    def _new_clock(self) -> Any:
+        return _clock(self._scenario, self.network)
 
     @property
     def now(self) -> float:
@@ -89,7 +92,7 @@ class Island:
         batch = self._batch(planned)
         facts = self._facts(batch)
         stepped = [group.advance(*work) for group, work in zip(self.groups, planned, strict=True)]
-        self.peak = np.maximum(self.peak, [g.pool.capacity - g.pool.free for g in self.groups])
+        self._note_peak()
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
         starts = self._clock.run(costs)
@@ -98,6 +101,9 @@ class Island:
         if self.replacing is not None:
             self.replacing.saw(batch)
         return self._finish(stepped)
+
+    def _note_peak(self) -> None:
+        self.peak = np.maximum(self.peak, [g.pool.capacity - g.pool.free for g in self.groups])
 
     def _plan(self) -> list[Work] | None:
         """Return what each group runs next; None if nobody runs anything."""
@@ -156,6 +162,12 @@ class Island:
         done = np.concatenate(all_done) if all_done else np.empty(0, np.int64)
         live.finish_s[done] = self.now
         return done
+
+
+def _first_devices(scenario: Scenario) -> np.ndarray:
+    """Return the first device of the stage of each layer, and of what closes a step: int64 [layers + 1]."""
+    stage = np.repeat(np.arange(scenario.parallelism.pp), [len(layers) for layers in scenario.stages])
+    return np.append(stage, stage[-1]) * scenario.stage_size
 
 
 def _clock(scenario: Scenario, network: Network) -> StepClock | EventClock:

@@ -45,6 +45,9 @@ def _repetition(steps: pd.DataFrame) -> list[str]:
 
 def _sharing(inputs: Inputs) -> list[str]:
     found = []
+    if inputs.scenario.parallelism.pp > 1:
+        found.append("parallelism.pp: what a stage sends to the next shares no links with collectives of stages, and "
+                     "those of one stage none with another's; two sends between the same stages follow one another")
     if inputs.scenario.overlap != "none":
         found.append("overlap: kernels compute at full speed while others communicate; the multiprocessors, memory "
                      "bandwidth and power that communication kernels take from them are not modelled")

@@ -18,8 +18,9 @@ _SPAN_COLUMNS = {"step": "int64", "layer": "int64", "device": "int64", "server":
 class Record:
     """Append-only; knows nothing of how times came about."""
 
-    def __init__(self, network: Network, span_steps: int):
-        self._network = network
+    def __init__(self, network: Network, span_steps: int, first_devices: np.ndarray):
+        """*first_devices* [layers + 1]: where the devices of a layer begin."""
+        self._network, self._first_devices = network, first_devices
         self._span_steps = span_steps
         self._steps: list[dict[str, Any]] = []
         self._spans: list[pd.DataFrame] = []
@@ -39,7 +40,7 @@ class Record:
         self._steps.append({"step": step} | facts | times | {"wait_s": max(0.0, wait)})
         for half, (cost, start) in enumerate(zip(costs, starts, strict=True)):
             if self._span_steps < 0 or step < self._span_steps:
-                self._spans.append(_spans(step, half, cost, start))
+                self._spans.append(_spans(step, half, cost, start, self._first_devices))
             for phase, loads in cost.link_bytes.items():
                 self.add_bytes(phase, loads)
 
@@ -78,13 +79,15 @@ def _idle(facts: dict[str, Any], costs: Sequence[StepCost], starts: Sequence[np.
     return float(np.maximum(np.concatenate([begin, last]) - busy_until, 0.0).sum(axis=0).mean())
 
 
-def _spans(step: int, half: int, cost: StepCost, start: np.ndarray) -> pd.DataFrame:
+def _spans(step: int, half: int, cost: StepCost, start: np.ndarray, first_devices: np.ndarray
+           ) -> pd.DataFrame:
     """Return the spans of one *half* of a step (0 if it ran whole), zero-length ones left out."""
     layer, phase, device = np.nonzero(cost.present[:, :, None] & (cost.seconds > 0))
     begin = start[layer, phase, device]
     server = np.where(SYNC[phase] == LOCAL, "processor", "links")
     last = cost.present.shape[0] - 1
     return pd.DataFrame({
-        "step": step, "layer": np.where(layer == last, -1, layer), "device": device, "server": server,
+        "step": step, "layer": np.where(layer == last, -1, layer), "device": device + first_devices[layer],
+        "server": server,
         "phase": np.array(PHASES)[phase], "start_s": begin, "end_s": begin + cost.seconds[layer, phase, device],
         "half": half})

@@ -41,13 +41,13 @@ class StepClock:
         if self._start.shape != cost.seconds.shape:
             self._start = np.empty_like(cost.seconds)
         self._ready[:] = self.now
-        _advance(cost.seconds, cost.present, SYNC, self._tp, self._ready, self._start)
+        advance(cost.seconds, cost.present, SYNC, self._tp, self._ready, self._start)
         self.now = float(self._ready.max())
         return [self._start]
 
 
 @njit(cache=True)
-def _advance(seconds, present, sync, tp, ready, start):  # type: ignore[no-untyped-def]
+def advance(seconds, present, sync, tp, ready, start):  # type: ignore[no-untyped-def]
     """Fill *start* and move *ready* (both seconds; [layers, phases, devices] and [devices]) through all phases."""
     n_devices = ready.shape[0]
     for layer in range(seconds.shape[0]):

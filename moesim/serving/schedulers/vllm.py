@@ -41,7 +41,7 @@ class Vllm:
         """Return who runs in the next step of *group*, and how many tokens of each."""
         running = group.running
         requests, tokens = group.room(running, self.max_tokens if self.chunked else None)
-        if len(group.running) < len(running) and not len(requests):
+        if len(group.running) < len(running) and not len(requests) and not group.under_way:
             return self.plan(group)  # the first was preempted in its own turn: vLLM runs an empty step, and goes on
         if group.n_waiting == 0 or len(group.running) < len(running):
             return requests, tokens
