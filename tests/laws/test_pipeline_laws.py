@@ -33,6 +33,7 @@ VARIANTS = {
     "stages of whole nodes": (*SIX, *NODES),
     "stages of whole nodes, all-gather, tp": (*SIX, *NODES, "parallelism.dispatch=all_gather", "parallelism.tp=2"),
     "several pipelines": (*SIX, *NODES, "parallelism.ep=2"),
+    "balanced routing": (*SIX, "trace={balanced: true}"),
     "graphs, host": (*SIX, "engine.graphs=16", "engine.eager=50 us", "engine.step=20 us"),
 }
 MANY = ("requests.concurrency=12", "requests.count=24", "scheduler={name: vllm, max_tokens: 12}")
@@ -114,7 +115,7 @@ def test_bytes_of_a_stage_are_on_its_links() -> None:
 
 def test_many_users_get_the_rate_of_the_slowest_stage() -> None:
     """Throughput grows with the number of batches until the slowest stage is never idle."""
-    requests = ("requests.count=24", "requests.output_tokens=10", "requests.prompt_tokens=2", "span_steps=0")
+    requests = ("requests.count=16", "requests.output_tokens=8", "requests.prompt_tokens=1", "span_steps=0")
     rates, idle = [], []
     for users in (1, 2, 4, 8):  # a batch has one token: as many batches as users, four stages
         result = run(*SIX, *requests, f"requests.concurrency={users}", "parallelism.pp=4", "parallelism.ep=1",
@@ -147,7 +148,7 @@ SCHEDULERS = ("{name: vllm, max_tokens: %d, max_batch: %d}", "{name: vllm, max_t
 @given(pp=st.sampled_from([2, 3]), scheduler=st.sampled_from(SCHEDULERS), tokens=st.integers(1, 40),
        batch=st.integers(1, 8), blocks=st.integers(7, 30), users=st.integers(1, 10), seed=st.integers(0, 99),
        output=st.integers(1, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_everybody_is_served_once_and_nobody_is_in_two_batches(pp: int, scheduler: str, tokens: int, batch: int,
                                                               blocks: int, users: int, seed: int, output: int) -> None:
     """Whoever gets a token of a batch is in no batch behind it; tokens are computed once, but for preemption."""
