@@ -70,8 +70,9 @@ def _kv_tokens(result: Result, scenario: Scenario) -> float:
     kv, tp = scenario.kv, scenario.parallelism.tp
     if kv.blocks is not None:
         return float(kv.blocks * kv.block * scenario.n_groups)
-    room = result.memory["kv_capacity_bytes"].sum() / tp
-    return float(room / scenario.model.kv_bytes_per_token_on_device(tp))
+    per_token = [scenario.model.kv_bytes_per_token_on_device(tp, layers) for layers in scenario.stages]
+    room = result.memory["kv_capacity_bytes"].to_numpy().reshape(scenario.n_islands, len(per_token), -1).sum(axis=2)
+    return float((room / tp / per_token).min(axis=1).sum())  # the stage with the least room counts
 
 
 def _island(result: Result, scenario: Scenario) -> np.ndarray:

@@ -155,7 +155,7 @@ class Engine:
                           ignore_index=True)
         links = links.drop(columns="island") if len(self._islands) == 1 else links
         steps, first = self.steps(), self._islands[0]
-        warnings = notes(self._inputs, steps, links, first.costs.operators, first.network)
+        warnings = notes(self._inputs, steps, links, first.costs.operators, first.costs.network)
         meta = _meta(self._inputs, warnings)
         meta["replacements"] = [] if first.replacing is None else first.replacing.log
         return Result(requests, steps, self._spans(), links, memory, meta)

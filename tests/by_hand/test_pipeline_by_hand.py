@@ -69,6 +69,7 @@ def test_spans_and_links_are_where_stages_are(tmp_path: Path, detail: str) -> No
     assert links.to_dict() == {"device0->switch0": 8, "device1->switch0": 0, "switch0->device0": 0,
                                "switch0->device1": 8}
     assert (result.links["bytes"] == result.links["send_bytes"]).all()
+    assert any(warning.startswith("parallelism.pp: what a stage sends") for warning in result.meta["warnings"])
     # idle power of both for 289 s, and two watts more while one works: all but the send
     assert result.summary()["energy_j"] == pytest.approx(2 * 289 + 2 * (289 - 13))
 
