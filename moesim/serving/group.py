@@ -28,6 +28,7 @@ class Requests:
         self.stored = self.prompt + self.output - 1  # KV tokens in the end: the last one is never read again
         self.produced = np.zeros(n, np.int64)
         self.computed = np.zeros(n, np.int64)
+        self.reached = np.zeros(n, np.int64)  # the most that was computed when it was preempted
         self.group = np.full(n, -1)
         self.queued_s, self.scheduled_s, self.first_token_s, self.finish_s = np.full((4, n), np.nan)
         self.preemptions, self.cached = np.zeros((2, n), np.int64)
@@ -96,6 +97,7 @@ class Group:
         """Take the memory of *request*; it waits, and computes all its tokens again when it is admitted."""
         self.running = self.running[self.running != request]
         self.pool.release(request)
+        self.requests.reached[request] = max(self.requests.reached[request], self.requests.computed[request])
         self.requests.computed[request] = 0
         self.requests.preemptions[request] += 1
         self._wait(request)

@@ -17,6 +17,7 @@ from moesim.serving.group import Group, Requests
 from moesim.serving.pool import Pool, PrefixPool
 from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.island import Island
+from moesim.sim.needs import peaks
 from moesim.sim.notes import notes
 from moesim.sim.replacing import expert_slots
 from moesim.units import pretty
@@ -232,7 +233,9 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
                       if k != "seconds"},  # results hold no wall time
         "devices": {"count": scenario.hardware.n_devices, "step_together": scenario.island_size,
                     "idle_power_w": device.idle_power,
-                    "busy_power_w": device.busy_power},
+                    "busy_power_w": device.busy_power,
+                    "bandwidth_bytes_per_s": device.processor.bandwidth,
+                    "peak_flop_per_s": peaks(scenario)},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}
 
 
