@@ -63,7 +63,8 @@ class Engine:
             pools = [pool(tokens) for tokens in capacity]
             if len(pools) < scenario.groups_per_island:  # every device holds the KV of all
                 pools *= scenario.groups_per_island
-            made.append([Group(self._live, each) for each in pools])
+            demand = self._inputs.demand if getattr(scenario.scheduler, "knows_experts", False) else None
+            made.append([Group(self._live, each, demand) for each in pools])
         return made
 
     def run(self) -> Result:

@@ -45,8 +45,9 @@ class Needs:
         self._expert_bytes = model.expert_bytes if model.moe is not None else 0.0
 
     def of(self, batch: Batch, costs: Sequence[StepCost], reached: np.ndarray) -> dict[str, float]:
-        """Return ``model_flop_<dtype>`` and ``read_bytes`` of a step that runs *batch* at *costs* (of its halves).
+        """Return ``model_flop_<dtype>``, ``active_experts`` and ``read_bytes`` of a step that runs *batch*.
 
+        *costs*: of the step, or of its halves. ``active_experts``: those with tokens, of all layers and devices.
         *reached* [P]: tokens that each prompt had in memory when it was preempted; computing them again is not counted.
         Tokens that only fill up are not either, but experts that they alone choose are read.
         """
@@ -70,8 +71,9 @@ class Needs:
                  for dtype in self.dtypes}
         found[f"model_flop_{self._attention}"] += pair_flop
         body, head = self._readers(batch) if costs[0].readers is None else costs[0].readers
-        weights = body * self._body_bytes + head * self._head_bytes + _activated(costs) * self._expert_bytes
-        return found | {"read_bytes": weights + kv_bytes}
+        active = _activated(costs)
+        weights = body * self._body_bytes + head * self._head_bytes + active * self._expert_bytes
+        return found | {"active_experts": active, "read_bytes": weights + kv_bytes}
 
     def _readers(self, batch: Batch) -> tuple[float, float]:
         """Return how many devices have tokens, and how many give tokens."""

@@ -26,7 +26,7 @@ def needed(made: moesim.Scenario) -> list[tuple[float, float]]:
 def test_a_prompt_and_a_decode(tmp_path: Path) -> None:
     """Per token: qkv 24, out 8, gate 4, expert 2 x 6: 48 FLOP. A pair 2 x (2 + 2), the head 2 x 4: 8 each.
 
-    Weights: 64 bytes without experts, of which two tables of 8 (the embedding is not read); the expert 12; KV 8 a token.
+    Weights: 64 bytes without experts, of which two tables of 8 (the embedding is not read); the expert 12; KV 8.
     """
     prompt = 2 * 48 + 3 * 8 + 8, 48 + 8 + 12 + 2 * 8
     decode = 48 + 3 * 8 + 8, 48 + 8 + 12 + 3 * 8
