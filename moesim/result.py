@@ -26,8 +26,8 @@ class Result:
     with a single output token), e2e_s.
     ``steps``: step, start_s, end_s, prefill_tokens, decode_tokens, decode_rows (distinct trace rows
     among them), running, waiting, kv_tokens (of requests that decode), load_max_over_mean
-    (tokens per device, mean over layers), ``model_flop_<dtype>``, read_bytes (``metrics.utilisation``), and per phase
-    ``<phase>_s``, the mean over devices; with ``wait_s`` they add up to the length of the step.
+    (tokens per device, mean over layers), active_experts, ``model_flop_<dtype>``, read_bytes (``metrics.utilisation``),
+    and per phase ``<phase>_s``, the mean over devices; with ``wait_s`` they add up to the length of the step.
     ``spans``: step, layer (-1: after the last), device, server, phase, start_s, end_s, half (of the batch, 0 if whole),
     of the steps that the scenario asks for.
     ``links``: link, class, name, capacity_bytes_per_s, latency_s, ``<phase>_bytes``, bytes, utilisation.

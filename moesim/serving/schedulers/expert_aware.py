@@ -34,9 +34,10 @@ class ExpertAware:
     first, then the longest queue as a whole, and so on; who does not fit into ``max_tokens`` is cut or has to wait, so
     there is a choice only if more tokens could run than that. The paper has one gate for all layers and one expert per
     token; where layers choose by themselves, every expert of every layer has a queue. ``max_batch``: requests that run
-    at once in a group, each with room for its whole KV; of those that wait as many are looked at. ``patience``: who was
-    passed over in so many steps in a row comes first, the longest first. The paper has no such bound; it is that of
-    memory controllers that prefer open rows, with a cap (FR-FCFS+Cap, Mutlu and Moscibroda, MICRO 2007).
+    at once in a group, each with room for its whole KV; of those that wait, only who could come in is looked at.
+    ``patience``: who was passed over in so many steps in a row comes first, the longest first. The paper has no such
+    bound; it is that of memory controllers that prefer open rows, with a cap (FR-FCFS+Cap, Mutlu and Moscibroda,
+    MICRO 2007).
     """
 
     max_batch: Annotated[int, Field(ge=1)] = 256
@@ -57,13 +58,13 @@ class ExpertAware:
         """
         live = group.requests
         running = group.running[live.left(group.running) > 0]
-        waiting = np.array(group.waiting()[: self.max_batch], np.int64)
+        waiting = np.array(group.waiting()[: self.max_batch - len(group.running)], np.int64)
         found = np.array([group.pool.found(r, int(live.prompt[r] + live.produced[r])) for r in waiting], np.int64)
         return (np.concatenate([running, waiting]), np.concatenate([live.computed[running], found]),
                 np.concatenate([live.left(running), live.prompt[waiting] + live.produced[waiting] - found]))
 
     def _order(self, group: Group, who: np.ndarray, past: np.ndarray, left: np.ndarray) -> np.ndarray:
-        """Return the order in which *who* should run, as far as the step has room: int64, indices of *who*."""
+        """Return the order in which *who* should run, as far as the step can have room: int64, indices of *who*."""
         if group.demand is None or len(who) == 0:
             return np.arange(len(who))
         passed, tokens = group.passed(who), np.minimum(left, self.max_tokens)
@@ -71,11 +72,12 @@ class ExpertAware:
         order = [overdue[np.argsort(-passed[overdue], kind="stable")]]
         demand = group.demand(who, past, tokens)
         rest, read = np.ones(len(who), bool), np.zeros(demand.shape[1], bool)
+        sure = np.where(np.isin(who, group.running), tokens, 0)  # others may find no memory
         room, chosen = self.max_tokens, order[0]
         while True:
             rest[chosen] = False
             read |= demand[chosen].any(axis=0)
-            room -= int(tokens[chosen].sum())
+            room -= int(sure[chosen].sum())
             if room <= 0 or not rest.any():
                 return np.concatenate(order)
             chosen = np.flatnonzero(rest & ~demand[:, ~read].any(axis=1))
