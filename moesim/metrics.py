@@ -12,14 +12,14 @@ COMPUTE = ("attention", "gate", "shared", "experts", "dense", "head")
 
 # What ``summary`` returns.
 SUMMARY_KEYS = (*(f"{time}_{point}_s" for time in ("ttft", "tpot", "e2e") for point in ("mean", "p50", "p90", "p99")),
-                "throughput_tok_per_s", "makespan_s", "energy_j")
+                "throughput_tok_per_s", "makespan_s", "energy_j", "energy_per_token_j", "mfu", "mbu")
 
 
 def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -> dict[str, float]:
-    """Return latency percentiles, throughput, makespan and energy (keys: ``SUMMARY_KEYS``).
+    """Return latency percentiles, throughput, makespan, energy and utilisation (keys: ``SUMMARY_KEYS``).
 
     ``tpot_s`` counts requests with two output tokens or more. ``throughput_tok_per_s``: output tokens over the
-    makespan, which runs from time 0 to the last finish.
+    makespan, which runs from time 0 to the last finish. ``mfu``, ``mbu``: ``utilisation`` of all steps.
     """
     numbers: dict[str, float] = {}
     for metric in ("ttft", "tpot", "e2e"):
@@ -29,10 +29,48 @@ def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -
             numbers[f"{metric}_p{point}_s"] = float(np.percentile(values, point)) if len(values) else float("nan")
     makespan = float(requests["finish_s"].max())
     served = requests["finish_s"].notna()
-    numbers["throughput_tok_per_s"] = float(requests.loc[served, "output_tokens"].sum() / makespan)
+    output_tokens = float(requests.loc[served, "output_tokens"].sum())
+    numbers["throughput_tok_per_s"] = output_tokens / makespan
     numbers["makespan_s"] = makespan
     numbers["energy_j"] = energy(steps, meta["devices"], makespan)
-    return numbers
+    numbers["energy_per_token_j"] = numbers["energy_j"] / output_tokens
+    return numbers | utilisation(steps, meta).loc["all", ["mfu", "mbu"]].to_dict()
+
+
+def utilisation(steps: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
+    """Return ``steps, time_s, model_flop, read_bytes, mfu, mbu`` of steps by what they run, and of ``all``.
+
+    Rows: ``prefill`` (steps with prompt tokens alone), ``decode`` (with decodes alone), ``mixed`` (with both; their
+    time cannot be told apart), those that there are. ``mfu``: the seconds that the model's FLOP take at
+    the peak of their data types, over those of the devices; ``mbu``: bytes that must be read once, over what the
+    devices' memory could have given (both: ``moesim.sim.needs``). ``time_s``: of the devices that step, without what
+    lies between steps; where steps overlap, each has what it adds.
+    """
+    devices = meta["devices"]
+    flop = {dtype: steps[f"model_flop_{dtype}"] for dtype in devices["peak_flop_per_s"]}
+    prompts, decodes = steps["prefill_tokens"] > 0, steps["decode_tokens"] > 0
+    kind = np.where(prompts & decodes, "mixed", np.where(prompts, "prefill", "decode"))
+    each = pd.DataFrame({
+        "steps": 1, "time_s": _own_seconds(steps), "model_flop": sum(flop.values()), "read_bytes": steps["read_bytes"],
+        "mfu": sum(flop[dtype] / peak for dtype, peak in devices["peak_flop_per_s"].items()),
+        "mbu": steps["read_bytes"] / devices["bandwidth_bytes_per_s"]})
+    table = each.groupby(kind).sum().reindex([k for k in ("prefill", "decode", "mixed") if (kind == k).any()])
+    table.loc["all"] = each.sum()
+    available = table["time_s"] * devices["step_together"] * devices["stages"]
+    return table.assign(steps=table["steps"].astype(int), mfu=table["mfu"] / available, mbu=table["mbu"] / available)
+
+
+def _own_seconds(steps: pd.DataFrame) -> np.ndarray:
+    """Return the seconds that each step adds to those of the steps of its island that began before it."""
+    seconds = np.empty(len(steps))
+    start, end = steps["start_s"].to_numpy(), steps["end_s"].to_numpy()
+    island = steps["island"].to_numpy() if "island" in steps else np.zeros(len(steps))
+    for one in np.unique(island):
+        rows = np.flatnonzero(island == one)
+        rows = rows[np.argsort(start[rows], kind="stable")]
+        busy_until = np.maximum.accumulate(np.concatenate([[-np.inf], end[rows[:-1]]]))
+        seconds[rows] = np.maximum(end[rows] - np.maximum(start[rows], busy_until), 0.0)
+    return seconds
 
 
 def energy(steps: pd.DataFrame, devices: dict[str, float], makespan_s: float) -> float:

@@ -26,7 +26,8 @@ class Result:
     with a single output token), e2e_s.
     ``steps``: step, start_s, end_s, prefill_tokens, decode_tokens, decode_rows (distinct trace rows
     among them), running, waiting, kv_tokens (of requests that decode), load_max_over_mean
-    (tokens per device, mean over layers), and per phase ``<phase>_s``, the mean over devices; with ``wait_s`` they
+    (tokens per device, mean over layers), active_experts, ``model_flop_<dtype>``, read_bytes (``metrics.utilisation``),
+    and per phase ``<phase>_s``, the mean over devices; with ``wait_s`` they
     add up to the length of the step (with pipeline stages: of its way through all of them; ``begin_s_stage_<i>`` and
     ``end_s_stage_<i>`` say when each had it).
     ``spans``: step, layer (-1: after the last), device, server, phase, start_s, end_s, half (of the batch, 0 if whole),

@@ -70,7 +70,7 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        checks = (_experts, _parallelism, _islands, _pipeline, _exchange, _sharing, _lengths)
+        checks = (_experts, _parallelism, _islands, _pipeline, _exchange, _sharing, _foresight, _lengths)
         facts = [fact for check in checks for fact in check(self)] or list(_memory(self))
         if facts:
             raise config.facts_error("Scenario", facts)
@@ -234,6 +234,20 @@ def _sharing(scenario: Scenario) -> Iterable[Fact]:
                            ("placement.online.blocking", online is not None and not online.blocking)):
             if used:
                 yield name, "needs detail: events (with steps, every collective has its links to itself); set that too"
+
+
+def _foresight(scenario: Scenario) -> Iterable[Fact]:
+    if not getattr(scenario.scheduler, "knows_experts", False):
+        return
+    name = name_of(scenario.scheduler)
+    if scenario.trace is None:
+        yield "scheduler", f"{name} looks at experts, and model {scenario.model.name} has none; use another one"
+    elif scenario.trace.balanced:
+        yield "scheduler", (f"{name} looks at what experts tokens choose, and with trace.balanced that depends on the "
+                            f"step they run in; use another scheduler or trace")
+    if scenario.engine.asynchronous:
+        yield "engine.asynchronous", (f"must be false with scheduler {name}: a step is planned before the tokens are "
+                                      f"known that choose its experts")
 
 
 def _lengths(scenario: Scenario) -> Iterable[Fact]:

@@ -33,11 +33,6 @@ def batch_mean(result: Result) -> float:
     return float((result.steps["prefill_tokens"] + result.steps["decode_tokens"]).mean())
 
 
-def energy_per_token_j(result: Result) -> float:
-    """Return the joules per output token."""
-    return result.summary()["energy_j"] / float(result.requests["output_tokens"].sum())
-
-
 def link_utilisation_max(result: Result) -> float:
     """Return the share of its capacity that the busiest link used over the whole run."""
     return float(result.links["utilisation"].max())
@@ -94,14 +89,16 @@ def stage_idle_share(result: Result) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    f.__name__: f for f in (load_max_over_mean, steps, batch_mean, energy_per_token_j, link_utilisation_max,
-                            expert_bytes_max, kv_peak_bytes_max, kv_occupancy_max, replacements, migrated_bytes,
+    f.__name__: f for f in (load_max_over_mean, steps, batch_mean, link_utilisation_max, expert_bytes_max,
+                            kv_peak_bytes_max, kv_occupancy_max, replacements, migrated_bytes,
                             goodput_req_per_s, good_share, preemptions, cached_share, stage_idle_share)}
 
 # Metrics that exist once per link class, phase, ...: prefix -> function that returns a Series of them.
 FAMILIES: dict[str, Callable[[Result], pd.Series]] = {
     "bytes_": lambda result: metrics.link_class_bytes(result.links),
     "share_": lambda result: metrics.breakdown(result.steps),
+    "mfu_": lambda result: metrics.utilisation(result.steps, result.meta)["mfu"].drop("all"),
+    "mbu_": lambda result: metrics.utilisation(result.steps, result.meta)["mbu"].drop("all"),
 }
 
 
@@ -113,12 +110,14 @@ PLACEMENT = {"cross_top1": "cross_top1", "cross_all": "cross_all", "fanout": "fa
 
 
 def metric_names() -> dict[str, str]:
-    """Return what each name means; ``bytes_<link class>`` and ``share_<phase>`` stand for one metric of each."""
+    """Return what each name means; ``bytes_<link class>`` stands for one metric of each, and so on."""
     described = {name: (metric.__doc__ or "").splitlines()[0] for name, metric in METRICS.items()}
     return (dict.fromkeys(metrics.SUMMARY_KEYS, "See Result.summary.") | described
             | {name: f"See placement.evaluate: {key}, of the simulated requests." for name, key in PLACEMENT.items()}
             | {"bytes_<link class>": "Return the bytes carried by all links of a class.",
-               "share_<phase>": "Return the share of a phase in the time of all steps."})
+               "share_<phase>": "Return the share of a phase in the time of all steps.",
+               "mfu_<steps>": "Return the mfu of steps that are prefill, decode or mixed.",
+               "mbu_<steps>": "Return the mbu of steps that are prefill, decode or mixed."})
 
 
 def wanted(names: Iterable[str | Metric] | Mapping[str, str | Metric]) -> Wanted:
@@ -177,4 +176,4 @@ def _column(metric: str | Metric) -> str:
 def _check(name: str) -> None:
     known = [*metrics.SUMMARY_KEYS, *METRICS, *PLACEMENT]
     if name not in known and not name.startswith(tuple(FAMILIES)):
-        raise ValueError(f"unknown metric {name!r}{suggest(name, [*known, 'bytes_<link class>', 'share_<phase>'])}")
+        raise ValueError(f"unknown metric {name!r}{suggest(name, metric_names())}")

@@ -7,6 +7,7 @@ of which are in memory; a step computes some of the others, and when all are com
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ import pandas as pd
 from moesim.serving.pool import Pool
 
 _NONE = np.empty(0, np.int64)
+# requests, tokens of each in memory, tokens after them -> how many of these choose each expert of a layer [R, L x E]
+Demand = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Requests:
@@ -28,6 +31,7 @@ class Requests:
         self.stored = self.prompt + self.output - 1  # KV tokens in the end: the last one is never read again
         self.produced = np.zeros(n, np.int64)
         self.computed = np.zeros(n, np.int64)
+        self.reached = np.zeros(n, np.int64)  # the most that was computed when it was preempted
         self.group = np.full(n, -1)
         self.queued_s, self.scheduled_s, self.first_token_s, self.finish_s = np.full((4, n), np.nan)
         self.preemptions, self.cached = np.zeros((2, n), np.int64)
@@ -42,10 +46,15 @@ class Requests:
 
 
 class Group:
-    """One engine: devices that share a queue and KV memory. ``running``: int64, in order of admission."""
+    """One engine: devices that share a queue and KV memory. ``running``: int64, in order of admission.
 
-    def __init__(self, requests: Requests, pool: Pool):
-        self.requests, self.pool = requests, pool
+    ``demand``: what experts tokens will choose, for schedulers that may know; None if nobody does.
+    """
+
+    def __init__(self, requests: Requests, pool: Pool, demand: Demand | None = None):
+        self.requests, self.pool, self.demand = requests, pool, demand
+        self._turn = 0
+        self._served = np.zeros(len(requests), np.int64)  # the turn in which each came, or was last chosen
         self.running = _NONE
         self.promised = 0      # KV tokens that all its requests, waiting ones too, need in the end
         self._waiting: list[tuple[int, int]] = []
@@ -68,10 +77,20 @@ class Group:
     def add(self, request: int) -> None:
         """Let *request*, new here, wait."""
         self.promised += int(self.requests.stored[request])
+        self._served[request] = self._turn
         self._wait(request)
 
     def _wait(self, request: int) -> None:
         heapq.heappush(self._waiting, (int(self.requests.priority[request]), request))
+
+    def note_turn(self, requests: np.ndarray) -> None:
+        """Note that a scheduler has chosen *requests*, and passed over the others."""
+        self._turn += 1
+        self._served[requests] = self._turn
+
+    def passed(self, requests: np.ndarray) -> np.ndarray:
+        """Return how often each of *requests* has been passed over since it was chosen last, or came."""
+        return self._turn - self._served[requests]
 
     def admit(self, request: int, found: int, tokens: int, reserve: bool = False) -> bool:
         """Let the waiting *request* run: *found* of its tokens are computed, a step computes *tokens* more.
@@ -99,6 +118,7 @@ class Group:
         on_its_way = self.under_way and self.requests.left(np.array([request]))[0] == 0
         self.running = self.running[self.running != request]
         self.pool.release(request)
+        self.requests.reached[request] = max(self.requests.reached[request], self.requests.computed[request])
         self.requests.computed[request] = 0
         self.requests.preemptions[request] += 1
         if on_its_way:
@@ -191,10 +211,17 @@ def _table(given: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(list(given), np.int64), np.array(list(given.values()), np.int64)
 
 
-def example(prompts: list[int], outputs: list[int], blocks: int, block: int = 16) -> Group:
-    """Return a group with one waiting request for each of *prompts* and *outputs*, for examples and tests."""
+def example(prompts: list[int], outputs: list[int], blocks: int, block: int = 16, experts: list[int] | None = None
+            ) -> Group:
+    """Return a group with one waiting request for each of *prompts* and *outputs*, for examples and tests.
+
+    *experts*: the one that all tokens of each request choose.
+    """
     table = pd.DataFrame({"arrival_s": 0.0, "prompt_tokens": prompts, "output_tokens": outputs})
     group = Group(Requests(table), Pool(blocks, block, len(table)))
+    if experts is not None:
+        of = np.eye(max(experts) + 1)[experts]
+        group.demand = lambda requests, past, tokens: of[requests] * tokens[:, None]
     for request in range(len(table)):
         group.add(request)
     return group

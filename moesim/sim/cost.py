@@ -84,7 +84,8 @@ class StepCost:
     that take part. ``present``: bool [layers + 1, PHASES], which phases a layer has. ``link_bytes``: per phase that
     communicates, bytes on every link of the network, float64 [links]. ``load_max_over_mean``: tokens of the busiest
     device's experts over the mean, averaged over the layers with experts. ``traffic``: per phase that communicates,
-    what it sends.
+    what it sends. ``expert_tokens``: tokens per expert slot, [layers with experts, devices, slots]; None without them.
+    ``readers``: devices that read the weights outside experts, and the head's; None: those of groups with tokens.
     """
 
     seconds: np.ndarray
@@ -92,6 +93,8 @@ class StepCost:
     link_bytes: dict[str, np.ndarray]
     load_max_over_mean: float = 1.0
     traffic: dict[str, list[Traffic]] = field(default_factory=dict)
+    expert_tokens: np.ndarray | None = None
+    readers: tuple[float, float] | None = None
 
     @classmethod
     def empty(cls, n_layers: int, n_devices: int) -> StepCost:
@@ -113,7 +116,8 @@ class StepCost:
         self.present[layers, INDEX[phase]] = True
 
     def note_load(self, tokens: np.ndarray) -> None:
-        """Note how even *tokens* per expert slot ([layers, devices, slots]) are over the devices."""
+        """Note *tokens* per expert slot ([layers, devices, slots]), and how even they are over the devices."""
+        self.expert_tokens = tokens
         load = tokens.sum(axis=2)
         self.load_max_over_mean = float((load.max(axis=1) / load.mean(axis=1)).mean())
 

@@ -17,6 +17,7 @@ from moesim.serving.group import Group, Requests
 from moesim.serving.pool import Pool, PrefixPool
 from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.island import Island
+from moesim.sim.needs import peaks
 from moesim.sim.notes import notes
 from moesim.sim.pipeline import Pipeline
 from moesim.sim.replacing import expert_slots
@@ -64,7 +65,8 @@ class Engine:
             pools = [pool(tokens) for tokens in capacity]
             if len(pools) < scenario.groups_per_island:  # every device holds the KV of all
                 pools *= scenario.groups_per_island
-            made.append([Group(self._live, each) for each in pools])
+            demand = self._inputs.demand if getattr(scenario.scheduler, "knows_experts", False) else None
+            made.append([Group(self._live, each, demand) for each in pools])
         return made
 
     def run(self) -> Result:
@@ -252,8 +254,11 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
         "placement": {k: v for k, v in (inputs.placement.info if inputs.routing else {}).items()
                       if k != "seconds"},  # results hold no wall time
         "devices": {"count": scenario.hardware.n_devices, "step_together": scenario.stage_size,
+                    "stages": scenario.parallelism.pp,
                     "idle_power_w": device.idle_power,
-                    "busy_power_w": device.busy_power},
+                    "busy_power_w": device.busy_power,
+                    "bandwidth_bytes_per_s": device.processor.bandwidth,
+                    "peak_flop_per_s": peaks(scenario)},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}
 
 

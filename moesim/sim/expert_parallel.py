@@ -275,6 +275,8 @@ class ContextCoherent(_Common):
         """Put the output head and the exchange of context into *cost*."""
         samples = present[-1] + np.bincount(batch.prefill_group[batch.prefill_sampled], minlength=self.n_devices)
         cost.put("head", -1, self.operators.head(samples, present[-1]))
+        reading = present[self._segment] + batch.n_prefill_tokens > 0
+        cost.readers = float(reading.sum() / self.model.layers), float(np.count_nonzero(samples))
         if self.scenario.parallelism.context == "kv":
             sent = present[self._segment].sum(axis=0) * self.model.kv_bytes_per_token_per_layer
         else:

@@ -109,6 +109,19 @@ class Inputs:
         """Return the inputs of one stage of a pipeline: the same for each."""
         return replace(self, scenario=self.scenario.of_stage)
 
+    def demand(self, requests: np.ndarray, past: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return how many of *tokens* of each of *requests*, after its first *past*, choose each expert of each layer.
+
+        int64 [requests, layers with experts x experts].
+        """
+        assert isinstance(self.rows, TokenRows), "balanced tokens choose experts by the step that they run in"
+        rows = self.rows.span(requests, self.requests["prompt_tokens"].to_numpy(np.int64)[requests], past, tokens)
+        n_layers, n_experts = self.trace.n_layers, self.trace.n_experts
+        place = np.repeat(np.arange(len(requests)), tokens)[:, None] * n_layers + np.arange(n_layers)
+        chosen = place[:, :, None] * n_experts + self.trace.chosen[rows]
+        shape = len(requests), n_layers * n_experts
+        return np.bincount(chosen.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+
     def hashes(self, request: int) -> list[int]:
         """Return one number per full KV block of *request*'s tokens: equal if it and all before it are."""
         return self._hashes[request]

@@ -20,6 +20,7 @@ from moesim.sim.events import EventClock
 from moesim.sim.expert_parallel import MODES
 from moesim.sim.halves import halves
 from moesim.sim.inputs import Inputs
+from moesim.sim.needs import Needs
 from moesim.sim.record import Record
 from moesim.sim.replacing import Replacing
 from moesim.sim.steps import StepClock
@@ -35,6 +36,7 @@ class Island:
         self._scenario = scenario = inputs.scenario
         self.network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
         self.costs = MODES[scenario.parallelism.mode](inputs, network)
+        self._needs = Needs(scenario)
         self.record = Record(network, scenario.span_steps, _first_devices(scenario))
         self.replacing = Replacing(inputs, network, self.record) if scenario.online else None
         self.peak = np.zeros(len(groups), np.int64)  # blocks in use
@@ -90,14 +92,14 @@ class Island:
         if planned is None:
             raise RuntimeError("the scheduler runs nothing although requests wait")
         batch = self._batch(planned)
-        facts = self._facts(batch)
+        facts, reached = self._facts(batch), self._live.reached[batch.prefill]
         stepped = [group.advance(*work) for group, work in zip(self.groups, planned, strict=True)]
         self._note_peak()
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
-        self.record.add(facts, costs, starts)
+        self.record.add(facts | self._needs.of(batch, costs, reached), costs, starts)
         if self.replacing is not None:
             self.replacing.saw(batch)
         return self._finish(stepped)

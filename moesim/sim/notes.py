@@ -29,6 +29,9 @@ def _routing(inputs: Inputs) -> list[str]:
         found.append("the routing is synthetic")
     if scenario.traced.scaled:
         found.append(f"the routing of {trace.meta.get('model')} on the sizes of {scenario.model.name} (a what-if)")
+    if getattr(scenario.scheduler, "knows_experts", False):
+        found.append("the scheduler knows the experts of every token before its step runs (pre-gating); gates inside "
+                     "a model tell them only as each layer runs")
     if scenario.traced.any_phase:
         found.append("trace rows of one phase may stand for those of the other (trace.any_phase)")
     return found

@@ -173,7 +173,7 @@ class Operators:
         q = np.asarray(tokens, float)
         kv = q + past
         if window:
-            kv = (_pairs(q + past, window) - _pairs(past, window)) / q + (q - 1) / 2
+            kv = (pairs(q + past, window) - pairs(past, window)) / q + (q - 1) / 2
         return self._time(
             self._model.dtype.activations, "attention_prefill", q_len=q, kv_len=kv, batch=1, heads_q=heads,
             heads_kv=kv_heads, head_dim=qk_dim, head_dim_v=v_dim)
@@ -187,7 +187,7 @@ class Operators:
             matrices=3 if model.gated_ffn else 2)
 
 
-def _pairs(tokens: np.ndarray, window: int) -> np.ndarray:
+def pairs(tokens: np.ndarray, window: int) -> np.ndarray:
     """Return how many pairs of tokens the first *tokens* of a sequence make if each sees *window*, itself too."""
     near = np.minimum(tokens, window)
     return near * (near + 1) / 2 + (tokens - near) * window

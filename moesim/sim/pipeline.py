@@ -176,11 +176,12 @@ class Pipeline(Island):
     def _depart(self, planned: list[Work]) -> None:
         """Send the batch *planned* on its way."""
         batch = self._batch(planned)
-        facts = self._facts(batch)
+        facts, reached = self._facts(batch), self._live.reached[batch.prefill]
         stepped = [group.depart(*work) for group, work in zip(self.groups, planned, strict=True)]
         self._note_peak()
         cost = self.costs.step(batch, self._n_flown % self._scenario.parallelism.pp)  # the space of one that is back
         self._n_flown += 1
+        facts |= self._needs.of(batch, [cost], reached)
         self._flights.append(_Flight(planned, stepped, facts, cost.load_max_over_mean, self._clock.begin(cost)))
 
     def _arrive(self, flight: _Flight) -> np.ndarray:

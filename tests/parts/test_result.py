@@ -18,7 +18,8 @@ SPANS = pd.DataFrame(
     [(0, 0, 1, "processor", "attention", 0.0, 2e-6), (0, 0, 0, "links", "dispatch", 2e-6, 5e-6),
      (1, -1, 0, "processor", "head", 5e-6, 5.5e-6)],
     columns=["step", "layer", "device", "server", "phase", "start_s", "end_s"])
-DEVICES = {"count": 2, "step_together": 2, "idle_power_w": 10.0, "busy_power_w": 25.0}
+DEVICES = {"count": 2, "step_together": 2, "stages": 1, "idle_power_w": 10.0, "busy_power_w": 25.0,
+           "bandwidth_bytes_per_s": 8.0, "peak_flop_per_s": {"bf16": 5.0, "fp8": 10.0}}
 
 
 def result(spans: pd.DataFrame = SPANS) -> Result:
@@ -28,7 +29,9 @@ def result(spans: pd.DataFrame = SPANS) -> Result:
         "request": range(11), "group": 0, "arrival_s": 0.0, "first_token_s": took, "finish_s": took,
         "prompt_tokens": 1000, "output_tokens": [5] * 10 + [1], "ttft_s": took, "e2e_s": 2 * took,
         "tpot_s": [*took[:10], np.nan]})
-    steps = pd.DataFrame({"step": [0, 1], "start_s": [0.0, 8.0], "end_s": [8.0, 20.0]} | {
+    steps = pd.DataFrame({"step": [0, 1], "start_s": [0.0, 8.0], "end_s": [8.0, 20.0], "prefill_tokens": [4, 0],
+                          "decode_tokens": [0, 4], "model_flop_bf16": [10.0, 30.0], "model_flop_fp8": [20.0, 0.0],
+                          "read_bytes": [16.0, 96.0]} | {
         f"{phase}_s": [seconds, 1.0] for phase, seconds in
         {"attention": 0.5, "attention_reduce": 40.0, "gate": 0.25, "dispatch": 80.0, "shared": 1.5, "experts": 2.0,
          "combine": 160.0, "dense": 0.75, "dense_reduce": 320.0, "head": 3.0, "context": 640.0, "wait": 999.0}.items()})
@@ -48,6 +51,9 @@ def test_summary_by_hand() -> None:
     assert [summary[f"tpot_p{p}_s"] for p in (50, 90, 99)] == pytest.approx([4.5, 8.1, 8.91])
     assert summary["makespan_s"] == 20
     assert summary["throughput_tok_per_s"] == 51 / 20  # output tokens only
+    assert summary["energy_per_token_j"] == pytest.approx(820 / 51)
+    # Two devices for 20 s: 40 FLOP at 5 FLOP/s and 20 at 10 take one of them 10 s; 112 bytes at 8 bytes/s take 14 s.
+    assert summary["mfu"] == pytest.approx(10 / 40) and summary["mbu"] == pytest.approx(14 / 40)
 
 
 def test_energy_by_hand() -> None:

@@ -177,7 +177,7 @@ def test_metrics_by_name(tiny: Scenario) -> None:
     assert sum(v for k, v in numbers.items() if k.startswith("bytes_")) == pytest.approx(result.links["bytes"].sum())
     assert numbers["energy_per_token_j"] == pytest.approx(numbers["energy_j"] / 32)  # 8 requests x 4 tokens
     assert {name for name in metric_names() if "<" not in name} - set(PLACEMENT) == {
-        name for name in numbers if not name.startswith(("share_", "bytes_"))}
+        name for name in numbers if not name.startswith(("share_", "bytes_", "mfu_", "mbu_"))}
     some = measure(result, {"a": "steps", "b": last_finish})
     assert some == {"a": float(len(result.steps)), "b": numbers["makespan_s"]}
     with pytest.raises(ValueError, match="the result has no bytes_scaleup; did you mean 'bytes_scale_up_in'"):
