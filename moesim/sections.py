@@ -72,7 +72,7 @@ class Parallelism(Spec):
         """Return which of *layers* each pipeline stage has: neighbours, as even as can be.
 
         What is left over goes to the stages before the last, from behind: the first and the last have the embedding and
-        the output head besides (vLLM 0.19, ``get_pp_indices`` in distributed/utils.py).
+        the output head besides (vLLM, ``get_pp_indices`` in distributed/utils.py).
 
         >>> Parallelism(pp=4).parts(10)
         [range(0, 2), range(2, 5), range(5, 8), range(8, 10)]

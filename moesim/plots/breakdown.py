@@ -12,9 +12,8 @@ from moesim.plots import _style as style
 # phase -> colour, in the order of the engine; communication is warm, computing cool, waiting has none.
 COLOURS = {"attention": style.BLUE, "attention_reduce": style.YELLOW, "gate": style.BLACK, "dispatch": style.ORANGE,
            "shared": style.PURPLE, "experts": style.GREEN, "combine": style.VERMILION, "dense": style.SKY,
-           "dense_reduce": style.YELLOW, "head": style.GREY, "send": style.YELLOW,
-           "context": style.YELLOW, "other": style.FAINT,
-           "wait": "white"}
+           "dense_reduce": style.YELLOW, "send": style.YELLOW, "head": style.GREY, "context": style.YELLOW,
+           "other": style.FAINT, "wait": "white"}
 MERGED = 0.015  # a phase with less than this share of every bar is "other"
 LETTER = 0.013  # share of the longest bar that a letter of a name takes
 
