@@ -71,7 +71,7 @@ def test_a_window_bounds_pairs_and_bytes(tmp_path: Path) -> None:
        blocks=st.integers(5, 30), graphs=st.sampled_from([0, 16]), ahead=st.booleans(), output=st.integers(1, 40),
        how=st.sampled_from([(), ("parallelism.tp=2",), ("parallelism.ep=1",), ("trace={balanced: true}",),
                             ("parallelism.mode=context_coherent",), ("detail=events", "overlap=two_batch")]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_model_flop_are_those_of_the_tokens_however_they_are_served(scheduler: str, blocks: int, graphs: int,
                                                                     ahead: bool, output: int, how: tuple) -> None:
     """Chunks, preemption, padding, halves and copies of the model change nothing."""

@@ -194,7 +194,7 @@ SCALE_OUT = "hardware.scale_out={efficiency: 0.9, startup: 1 us, ramp: 0 s}"
      "requests.output_tokens: missing; add it (trace.join is resampled: lengths are not the trace's)"),
     (("requests={kind: replay, path: tests/data/tiny.yaml}", "trace.join=paired"),
      "trace.join: paired takes the trace's own requests; use requests.kind poisson or closed_loop"),
-    (("trace.path=tests/data/tiny.yaml",), "give exactly one of path (a captured trace) and synthetic"),
+    (("trace.path=tests/data/tiny.yaml",), "give exactly one of path (a captured trace), synthetic"),
     (("placement.path=tests/data/tiny.yaml",), "give exactly one of solver and path"),
     (("trace={}",), "give exactly one of path"), (("placement={}",), "give exactly one of solver and path"),
     (("hardware.nodes=2", FABRIC), "2 nodes need a fabric and scale_out to join them"),
@@ -211,7 +211,7 @@ SCALE_OUT = "hardware.scale_out={efficiency: 0.9, startup: 1 us, ramp: 0 s}"
     (("scheduler.max_batch=0",), "scheduler: prefill_first: max_batch: Input should be greater than or equal to 1"),
     (("too_long=ignore",), "too_long: Input should be 'stop' or 'refuse'"),
     (("scheduler=null",),
-     "scheduler: None is not a scheduler; write its name, one of: decode_first, prefill_first, static, vllm"),
+     "scheduler: None is not a scheduler; write its name, one of: decode_first, expert_aware, prefill_first, static"),
 ])
 def test_what_does_not_go_together(overrides: tuple[str, ...], message: str) -> None:
     assert any(message in line for line in problems(lambda: moesim.load(TINY, overrides)))
