@@ -40,9 +40,10 @@ def energy(steps: pd.DataFrame, devices: dict[str, float], makespan_s: float) ->
 
     A busy processor is taken to draw its thermal design power (too much), a communicating one idle power (too little).
     """
-    busy_s = sum(float(steps[f"{phase}_s"].sum()) for phase in COMPUTE if f"{phase}_s" in steps)
+    together = steps["devices"] if "devices" in steps else devices["step_together"]
+    busy_s = sum(float((steps[f"{phase}_s"] * together).sum()) for phase in COMPUTE if f"{phase}_s" in steps)
     idle, busy = devices["idle_power_w"], devices["busy_power_w"]
-    return devices["count"] * idle * makespan_s + devices["step_together"] * (busy - idle) * busy_s
+    return devices["count"] * idle * makespan_s + (busy - idle) * busy_s
 
 
 def stages(steps: pd.DataFrame, makespan_s: float) -> pd.DataFrame:
@@ -52,9 +53,12 @@ def stages(steps: pd.DataFrame, makespan_s: float) -> pd.DataFrame:
     """
     ends = {c.removeprefix("end_s_"): c for c in steps if c.startswith("end_s_")} or {"stage_0": "end_s"}
     island = steps["island"] if "island" in steps else pd.Series(0, steps.index)
-    found = [{"island": i, "stage": int(stage.removeprefix("stage_")),
-              "busy_s": float((of[end] - of["start_s" if end == "end_s" else f"begin_s_{stage}"]).sum())}
-             for i, of in steps.groupby(island) for stage, end in ends.items()]
+    found = []
+    for i, of in steps.groupby(island):
+        mine = {stage: end for stage, end in ends.items() if (of[end] > 0).any()}  # pools may differ in stages
+        found += [{"island": i, "stage": int(stage.removeprefix("stage_")),
+                   "busy_s": float((of[end] - of["start_s" if end == "end_s" else f"begin_s_{stage}"]).sum())}
+                  for stage, end in (mine or {"stage_0": "end_s"}).items()]
     return pd.DataFrame(found).assign(idle_share=lambda t: 1 - t["busy_s"] / makespan_s)
 
 

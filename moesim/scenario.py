@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from moesim import config
+from moesim import config, pools
 from moesim.config import Named, Spec
 from moesim.hardware import HardwareSpec
-from moesim.kernels import load as load_kernels
 from moesim.model import ModelSpec
 from moesim.network import Messages
 from moesim.registry import Part, name_of
@@ -20,25 +19,16 @@ from moesim.requests import ClosedLoop, Requests
 from moesim.sections import (
     SLO,
     Background,
+    Disaggregation,
     EngineOptions,
     KVMemory,
     Online,
     Parallelism,
     PlacementInput,
     TraceInput,
+    kernels_of,
 )
 from moesim.units import pretty
-
-
-def _of_device(value: Any, info: ValidationInfo) -> Any:
-    """Return *value*; if there is none, the kernel model fitted to the machine's device, or the tile model."""
-    if value is not None or "hardware" not in info.data:
-        return value or "tile"
-    name = info.data["hardware"].device.kernels
-    try:
-        return load_kernels(name).model if name else "tile"
-    except ValueError as error:
-        raise ValueError(f"hardware.device.kernels: {error}") from None
 
 
 class Scenario(Spec):
@@ -50,12 +40,13 @@ class Scenario(Spec):
     trace: TraceInput | None = None            # a model with experts needs one, and a placement
     requests: Requests
     parallelism: Parallelism = Parallelism()
+    disaggregation: Disaggregation | None = None
     placement: PlacementInput | None = None
     scheduler: Annotated[Any, Part("scheduler")]
     request_router: Annotated[Any, Part("request_router")] = Field(default="least_loaded", validate_default=True)
     balancing: Annotated[Any, Part("balancing")] = Field(default="spray", validate_default=True)
     all_to_all: Annotated[Any, Part("all_to_all")] = Field(default="flat", validate_default=True)
-    kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(_of_device)] = Field(None, validate_default=True)
+    kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(kernels_of)] = Field(None, validate_default=True)
     kv: KVMemory = KVMemory()
     engine: EngineOptions = EngineOptions()
     slo: SLO = SLO()
@@ -70,8 +61,7 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        checks = (_experts, _parallelism, _islands, _pipeline, _exchange, _sharing, _lengths)
-        facts = [fact for check in checks for fact in check(self)] or list(_memory(self))
+        facts = _facts(self) if self.disaggregation is None else pools.facts(self, _facts)
         if facts:
             raise config.facts_error("Scenario", facts)
         return self
@@ -121,6 +111,11 @@ class Scenario(Spec):
             "parallelism": self.parallelism.model_copy(update={"pp": 1})})
 
     @property
+    def pools(self) -> dict[str, Scenario]:
+        """This scenario for the devices that only prefill and for those that only decode; under "" if all do both."""
+        return pools.of(self)
+
+    @property
     def traced(self) -> TraceInput:
         """Where the routing comes from, in a model with experts."""
         assert self.trace is not None, "asked only of models with experts"
@@ -139,6 +134,12 @@ class Scenario(Spec):
 
 
 Fact = tuple[str, str]  # dotted path of the field, what is wrong with it and what to do
+
+
+def _facts(scenario: Scenario) -> list[Fact]:
+    """Return what does not fit together in a *scenario* whose devices all do the same."""
+    checks = (_experts, _parallelism, _islands, _pipeline, _exchange, _sharing, _lengths)
+    return [fact for check in checks for fact in check(scenario)] or list(_memory(scenario))
 
 
 def _parallelism(scenario: Scenario) -> Iterable[Fact]:

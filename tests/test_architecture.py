@@ -20,7 +20,7 @@ FLOORS = [
     {"result"},
     {"metrics"},
     {"scenario"},
-    {"sections"},
+    {"pools", "sections"},
     {"serving", "placement", "network", "kernels", "transforms", "capture"},
     {"trace_stats", "synthetic", "balanced"},
     {"formats"},

@@ -183,8 +183,12 @@ class Group:
             heapq.heapify(self._waiting)
         self.running = self.running[here]
         for request in done.tolist():
-            self.pool.release(request)
-        self.promised -= int(self.requests.stored[done].sum())
+            self._let_go(request)
+
+    def _let_go(self, request: int) -> None:
+        """Take the memory of *request*, which is done."""
+        self.pool.release(request)
+        self.promised -= int(self.requests.stored[request])
 
 
 def _table(given: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:

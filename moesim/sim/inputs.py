@@ -13,6 +13,7 @@ from moesim import balanced
 from moesim import placement as placing
 from moesim import requests as arrivals
 from moesim.placement.placement import Placement
+from moesim.pools import naming
 from moesim.scenario import Scenario
 from moesim.serving.pool import block_hashes
 from moesim.sim.dealing import Decks
@@ -80,12 +81,16 @@ class Routing(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads and never changes. ``routing``: None for a model without experts."""
+    """What a run reads and never changes. ``routing``: None for a model without experts.
+
+    ``prefill_placement``: where experts are on the devices that only prefill, if there are such.
+    """
 
     scenario: Scenario
     routing: Routing | None
     requests: pd.DataFrame
     rows: TokenRows | Decks
+    prefill_placement: Placement | None = None
 
     @property
     def trace(self) -> RoutingTrace:
@@ -98,6 +103,15 @@ class Inputs:
         """Return the placement of a model with experts."""
         assert self.routing is not None, "asked only of models with experts"
         return self.routing.placement
+
+    @property
+    def pools(self) -> dict[str, Inputs]:
+        """Return the inputs of the devices that prefill and of those that decode; of all under "", if all do both."""
+        pools = {name: replace(self, scenario=scenario) for name, scenario in self.scenario.pools.items()}
+        if self.prefill_placement is not None and self.routing is not None:
+            pools["prefill"] = replace(pools["prefill"], routing=self.routing._replace(
+                placement=self.prefill_placement))
+        return pools
 
     @property
     def of_island(self) -> Inputs:
@@ -136,11 +150,15 @@ def prepare(scenario: Scenario, requests: pd.DataFrame | None = None) -> Inputs:
         evaluation = _by_request(trace.evaluation(fraction, scenario.seed))
     except ValueError as error:
         raise scenario.error("trace", str(error)) from None
-    placement = _placement(scenario.of_stage, profile)
+    placements = []
+    for name, pool in scenario.pools.items():
+        with naming(name):
+            placements.append(_placement(pool.of_stage, profile))
+    prefill = placements[0] if len(placements) > 1 else None
     if scenario.traced.balanced:
-        return Inputs(scenario, Routing(evaluation, placement), requests, Decks.of(evaluation))
+        return Inputs(scenario, Routing(evaluation, placements[-1]), requests, Decks.of(evaluation), prefill)
     requests, rows = _join(scenario, evaluation, requests)
-    return Inputs(scenario, Routing(evaluation, placement), requests, rows)
+    return Inputs(scenario, Routing(evaluation, placements[-1]), requests, rows, prefill)
 
 
 def _requests(scenario: Scenario, given: pd.DataFrame | None) -> pd.DataFrame:
