@@ -51,8 +51,9 @@ class Group:
     ``demand``: what experts tokens will choose, for schedulers that may know; None if nobody does.
     """
 
-    def __init__(self, requests: Requests, pool: Pool, demand: Demand | None = None):
-        self.requests, self.pool, self.demand = requests, pool, demand
+    def __init__(self, requests: Requests, pool: Pool):
+        self.requests, self.pool = requests, pool
+        self.demand: Demand | None = None
         self._turn = 0
         self._served = np.zeros(len(requests), np.int64)  # the turn in which each came, or was last chosen
         self.running = _NONE
@@ -203,8 +204,12 @@ class Group:
             heapq.heapify(self._waiting)
         self.running = self.running[here]
         for request in done.tolist():
-            self.pool.release(request)
-        self.promised -= int(self.requests.stored[done].sum())
+            self._let_go(request)
+
+    def _let_go(self, request: int) -> None:
+        """Take the memory of *request*, which is done."""
+        self.pool.release(request)
+        self.promised -= int(self.requests.stored[request])
 
 
 def _table(given: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -82,15 +82,14 @@ class Island:
             if placement is not None:
                 self.costs.place(placement)
 
-    def step(self) -> np.ndarray:
-        """Run one forward pass; return the requests that are done.
+    def step(self) -> np.ndarray | None:
+        """Run one forward pass; return the requests that are done, or None if the scheduler runs nothing.
 
-        If the engine schedules asynchronously, the step after it is planned as it begins. Raises ``RuntimeError`` if
-        the scheduler runs nothing although requests wait.
+        If the engine schedules asynchronously, the step after it is planned as it begins.
         """
         planned = self._planned or self._plan()
         if planned is None:
-            raise RuntimeError("the scheduler runs nothing although requests wait")
+            return None
         batch = self._batch(planned)
         facts, reached = self._facts(batch), self._live.reached[batch.prefill]
         stepped = [group.advance(*work) for group, work in zip(self.groups, planned, strict=True)]
