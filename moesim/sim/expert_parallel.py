@@ -113,8 +113,8 @@ class _Common:
         small = at_home * (4.0 * self.model.top_k)
         gathered = stage.network.all_gather(np.stack([at_home * self.token_bytes, small, small]))
         summed = stage.network.reduce_scatter(np.array([at_home.sum() * self.token_bytes]), self.n_devices)
-        return [(block(stage.moe), phase, sum(part.time_s.tolist()), stage.carried(part.loads.sum(axis=0) * len(stage.moe)))
-                for phase, part in (("dispatch", gathered), ("combine", summed))]
+        return [(block(stage.moe), phase, sum(of.time_s.tolist()), stage.carried(of.loads.sum(axis=0)) * len(stage.moe))
+                for phase, of in (("dispatch", gathered), ("combine", summed))]
 
     def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, visits: np.ndarray | None = None,
                   reverse: bool = False) -> None:
@@ -163,8 +163,7 @@ class DispatchCombine(_Common):
         """
         seconds = self.operators.attention(batch, len(tokens))
         seconds += self.operators.projections(tokens)
-        if len(seconds) > 1:
-            seconds = seconds[self.operators.window_of_layer]
+        seconds = seconds if len(seconds) == 1 else seconds[self.operators.window_of_layer]
         cost.put("attention", slice(0, -1), self._on_devices(seconds))
         if len(self.dense):
             cost.put("dense", self._dense_rows, self._on_devices(self.operators.dense(tokens)))
