@@ -72,10 +72,10 @@ class Decoding(Group):
     def __init__(self, requests: Requests, pool: Pool, max_batch: int | None, whole: bool):
         super().__init__(requests, pool)
         self._max_batch, self._whole = max_batch, whole
-        self._expected: list[tuple[int, int, int]] = []  # priority, turn, request
+        self._expected: list[tuple[int, int, int]] = []  # priority, number of the offer, request
         self._here: deque[int] = deque()
         self._coming: list[int] = []
-        self._turn = 0
+        self._offers = 0
 
     @property
     def n_expected(self) -> int:
@@ -90,8 +90,8 @@ class Decoding(Group):
     def expect(self, request: int) -> None:
         """Let *request*, prefilled elsewhere, wait for memory."""
         self.promised += int(self.requests.stored[request])
-        heapq.heappush(self._expected, (int(self.requests.priority[request]), self._turn, request))
-        self._turn += 1
+        heapq.heappush(self._expected, (int(self.requests.priority[request]), self._offers, request))
+        self._offers += 1
 
     def make_room(self) -> list[int]:
         """Give memory to those expected, in order, while there is any; return who has got it: their KV may come.
@@ -124,6 +124,7 @@ class Decoding(Group):
             request = self._here.popleft()
             self.requests.computed[request] = self.requests.prompt[request]
             self.requests.produced[request] = 1
+            self._served[request] = self._turn
             self.running = np.append(self.running, request)
 
     def seen(self) -> Group:

@@ -198,7 +198,7 @@ def pool_of(name: str, inputs: Inputs) -> tuple[Requests, MakeGroup]:
     live = Requests(table)
     live.stored[~moves] = 0  # they never come
     return live, partial(Decoding, max_batch=getattr(scheduler, "max_batch", None),
-                         whole=getattr(scheduler, "reserve", False))
+                         whole=getattr(scheduler, "reserve", getattr(scheduler, "knows_experts", False)))
 
 
 def _decoding(island: Island) -> list[Decoding]:

@@ -48,6 +48,7 @@ def checked(scenario: moesim.Scenario) -> moesim.Result:
         for group in fleet.groups:
             assert isinstance(group, Prefilling | Decoding) and group.n_kept == group.n_waiting == group.promised == 0
             assert group.pool.free == group.pool.capacity and len(group.running) == 0
+    assert 0 < result.summary()["mfu"] < 1
     table, steps = result.requests, result.steps
     moved = table["output_tokens"] > 1
     assert table["finish_s"].notna().all() and (moved == table["transfer_end_s"].notna()).all()

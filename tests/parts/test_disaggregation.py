@@ -141,3 +141,9 @@ def test_urgent_requests_are_given_memory_first() -> None:
     for request in range(3):
         group.expect(request)
     assert group.make_room() == [2, 0] and group.n_expected == 1  # two blocks each
+
+
+def test_a_scheduler_that_knows_experts_serves_both_pools() -> None:
+    scheduler = "scheduler={name: expert_aware, max_tokens: 16, patience: 2}"
+    result = moesim.simulate(moesim.load(TINY, (ONE, scheduler, "requests.concurrency=8", "requests.count=16")))
+    assert result.requests["finish_s"].notna().all() and result.requests["transfer_end_s"].notna().all()
