@@ -42,7 +42,8 @@ class Engine:
         self._memory, capacity = _memory(inputs)
         self._refused = _too_long(inputs, self._live, capacity)
         kind = Island if self._scenario.parallelism.pp == 1 else Pipeline
-        self._islands = [kind(inputs.of_island, self._live, groups) for groups in self._groups(capacity)]
+        self._islands = [kind(inputs.of_island, self._live, groups, number)
+                         for number, groups in enumerate(self._groups(capacity))]
         self._groups_of_all = [group for island in self._islands for group in island.groups]
         self._per_island = len(self._islands[0].groups)
         self._next = self._routed = 0  # the first request that has not arrived; how many have been given a group

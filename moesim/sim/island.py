@@ -29,9 +29,9 @@ Work = tuple[np.ndarray, np.ndarray]  # requests, and tokens of each
 
 
 class Island:
-    """*groups* on the devices of *inputs*' scenario, which serve some of the requests *live*."""
+    """*groups* on the devices of *inputs*' scenario, which serve some of the requests *live*; island *number*."""
 
-    def __init__(self, inputs: Inputs, live: Requests, groups: list[Group]):
+    def __init__(self, inputs: Inputs, live: Requests, groups: list[Group], number: int = 0):
         self._inputs, self._live, self.groups = inputs, live, groups
         self._scenario = scenario = inputs.scenario
         self.network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
@@ -44,6 +44,8 @@ class Island:
         self._planned: list[Work] | None = None
         self._rows = inputs.rows.source()
         self._n_rows = inputs.trace.n_tokens if inputs.routing is not None else 1
+        self._factors = scenario.engine.factors(scenario.seed, number) if scenario.engine.jitter else None
+        self._reporting = getattr(scenario.request_router, "period", 0.0) > 0
         self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
 
     def _new_clock(self) -> Any:
@@ -97,6 +99,10 @@ class Island:
         self._note_peak()
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
+        if self._factors is not None:
+            factor = next(self._factors)
+            for cost in costs:
+                cost.seconds *= factor
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
         self.record.add(facts | self._needs.of(batch, costs, reached), costs, starts)
@@ -161,6 +167,8 @@ class Island:
                 first = requests[np.isnan(live.first_token_s[requests])]
                 live.first_token_s[first] = self.now
                 all_done.append(group.complete(requests))
+            if self._reporting:
+                group.report(self.now)
         done = np.concatenate(all_done) if all_done else np.empty(0, np.int64)
         live.finish_s[done] = self.now
         return done
