@@ -105,9 +105,9 @@ class Group:
         return self._reports[0][1:] if known else (0, 0)
 
     def newer(self, time_s: float) -> int:
-        """Return how many of those that run or wait arrived after *time_s*."""
+        """Return how many of those that run or wait arrived at *time_s* or later."""
         here = np.concatenate([self.running, np.array([request for _, request in self._waiting], np.int64)])
-        return int(np.count_nonzero(self.requests.arrival_s[here] > time_s))
+        return int(np.count_nonzero(self.requests.arrival_s[here] >= time_s))
 
     def admit(self, request: int, found: int, tokens: int, reserve: bool = False) -> bool:
         """Let the waiting *request* run: *found* of its tokens are computed, a step computes *tokens* more.
