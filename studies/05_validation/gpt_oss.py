@@ -14,9 +14,12 @@ import moesim
 HERE = Path(__file__).resolve().parent
 LONG = 4096  # output tokens from which the first wave of requests is enough
 KEYS = ["isl", "osl", "concurrency"]
-# Nobody recorded the routing. The first is what the study says beforehand (gpt_oss.yaml); the others show what it is worth.
-EVEN = "trace.synthetic.parameters={sigma_b: 0, a: 0, s: 0, sigma_d: 0, domains: 1}"
-ROUTINGS: dict[str, list[str]] = {"like gpt-oss-20b": [], "every expert equally likely": [EVEN]}
+# Nobody recorded the routing. The first is what was chosen beforehand (gpt_oss.yaml says why); the others show what the
+# choice is worth.
+CHOSEN = "skewed as gpt-oss-20b"
+ROUTINGS = {CHOSEN: [], "every expert equally likely": ["trace.synthetic.parameters={sigma_b: 0, a: 0, s: 0, sigma_d: "
+                                                        "0, domains: 1}"],
+            "balanced": ["trace={balanced: true}"]}
 
 
 def published(path: Path) -> pd.DataFrame:
@@ -36,6 +39,12 @@ def published(path: Path) -> pd.DataFrame:
     rows = table[here].rename(columns={"silicon_tpot_ms": "tpot_ms", "silicon_ttft_ms": "ttft_ms"})
     rows = rows.assign(engine=rows["backend_version"].fillna("not recorded"))
     return rows.drop_duplicates(KEYS).sort_values(KEYS, ignore_index=True)[[*KEYS, "engine", "tpot_ms", "ttft_ms"]]
+
+
+def tasks(folder: Path) -> list[tuple[dict[str, Any], str]]:
+    """Return the arguments of every ``simulate``, the long ones first."""
+    points = sorted(published(folder).to_dict("records"), key=lambda point: -point["osl"])
+    return [(point, routing) for routing in ROUTINGS for point in points]
 
 
 def scenario(point: dict[str, Any], routing: str) -> moesim.Scenario:

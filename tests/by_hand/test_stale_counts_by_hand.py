@@ -28,11 +28,11 @@ def groups(arrivals: list[float]) -> list[Group]:
 
 @pytest.mark.parametrize(("period", "expected"), [("0 s", [0, 1, 0, 1, 0, 1]), ("100 s", [0, 1, 0, 1, 0, 0])])
 def test_what_was_sent_just_before_is_not_known_yet(tmp_path: Path, period: str, expected: list[int]) -> None:
-    """A prompt of one token takes 146 s (test_islands_by_hand); each request is one, and two output tokens later on.
+    """A prompt of one token takes 146 s (test_islands_by_hand); each request has one, on one of two devices.
 
-    At 150 the router is told nothing yet that was later than 100: it counts what it sent itself, 2 at 150, 3 at 160 and
-    4 at 199. At 205 it has been told the counts of 200, which are those of 146, when the first two were done: none. It
-    forgets what it sent between, and gives 5 to device 0, which has 2 and 4; one that always knows gives it to device 1.
+    At 150 the router has been told nothing since 100: it counts what it sent itself, 2 at 150, 3 at 160 and 4 at 199.
+    At 205 it has been told the counts of 200, which are those of 146, when the first two were done: none. It forgets
+    what it sent between and gives 5 to device 0, which has 2 and 4; one that always knows gives it to device 1.
     """
     come = [(0, 1, 1), (0, 1, 1), *((at, 1, 2) for at in (150, 160, 199, 205))]
     router = f"request_router={{name: fewest_requests, period: {period}}}"
