@@ -97,6 +97,8 @@ class _Common:
         """Put dispatch by all-gather into *cost*, and combine by reduce-scatter: all devices get all tokens [D].
 
         Hidden states, weights and numbers of the chosen experts (4 bytes each; assumed) are gathered one after another.
+        Shares that are uneven take as long as even ones with which the busiest link of a ring has as much to carry:
+        past the device with the smallest share go all the others.
         """
         key = at_home.tobytes()  # the same few sizes come again and again
         if key not in self._gathers:
@@ -109,10 +111,13 @@ class _Common:
         """Return seconds and link bytes of the phases of a layer of *stage* as ``_gather`` has them."""
         small = at_home * (4.0 * self.model.top_k)
         gathered = [stage.network.all_gather(sent) for sent in (at_home * self.token_bytes, small, small)]
-        summed = stage.network.reduce_scatter(np.array([at_home.sum() * self.token_bytes]), self.n_devices)
-        return [(stage, phase, sum(float(np.max(part.time_s)) for part in parts),
+        n, total = self.n_devices, float(at_home.sum())
+        ring = total if n == 1 else n / (n - 1) * (total - at_home.min())
+        summed, slowest = (stage.network.reduce_scatter(np.array([tokens * self.token_bytes]), n)
+                           for tokens in (total, ring))
+        return [(stage, phase, sum(float(np.max(part.time_s)) for part in timed),
                  np.sum([part.loads.ravel() for part in parts], axis=0))
-                for phase, parts in (("dispatch", gathered), ("combine", [summed]))]
+                for phase, parts, timed in (("dispatch", gathered, gathered), ("combine", [summed], [slowest]))]
 
     def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, visits: np.ndarray | None = None,
                   reverse: bool = False) -> None:

@@ -15,7 +15,7 @@ from moesim.network import Network
 from moesim.scenario import Scenario
 from moesim.serving.group import Group, Requests
 from moesim.sim.background import background
-from moesim.sim.cost import Batch
+from moesim.sim.cost import Batch, StepCost
 from moesim.sim.events import EventClock
 from moesim.sim.expert_parallel import MODES
 from moesim.sim.halves import halves
@@ -99,16 +99,20 @@ class Island:
         self._note_peak()
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
-        if self._factors is not None:
-            factor = next(self._factors)
-            for cost in costs:
-                cost.seconds *= factor
+        self._shake(costs)
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
         self.record.add(facts | self._needs.of(batch, costs, reached), costs, starts)
         if self.replacing is not None:
             self.replacing.saw(batch)
         return self._finish(stepped)
+
+    def _shake(self, costs: list[StepCost]) -> None:
+        """Let a step take the random share more or less that ``engine.jitter`` asks for."""
+        if self._factors is not None:
+            factor = next(self._factors)
+            for cost in costs:
+                cost.seconds *= factor
 
     def _note_peak(self) -> None:
         self.peak = np.maximum(self.peak, [g.pool.capacity - g.pool.free for g in self.groups])
