@@ -11,8 +11,8 @@ import pandas as pd
 import setting
 
 WHOLE = "nothing left out"
-SEEDS = {WHOLE: 12}  # replays with steps that differ at random; others:
-FEW = 4
+SEEDS = {WHOLE: 8}  # replays with steps that differ at random; others:
+FEW = 3
 _MEASURED = "profile=null"
 _SKEWED = "trace.synthetic.parameters={sigma_b: 0.86, a: 2.20, s: 1.53, sigma_d: 1.40, domains: 10}"
 
@@ -37,7 +37,7 @@ QWEN = {
     "NCCL's efficiency and start-up": [
         "hardware.scale_up={bandwidth: 63 GB/s, efficiency: 1, startup: 0 s, ramp: 0 s}"],
 }
-SLOW = ("measured layers",)  # kernels are priced one by one: half as many replays
+SLOW = ("measured layers",)  # kernels are priced one by one: two replays
 
 
 class Replay(NamedTuple):
@@ -56,7 +56,7 @@ def tasks(folder: str) -> list[tuple[str, str, str, int]]:
 
 def seeds(what: str) -> int:
     """Return how many replays there are without *what*."""
-    return SEEDS.get(what, FEW // 2 if what.startswith(SLOW) else FEW)
+    return SEEDS.get(what, 2 if what.startswith(SLOW) else FEW)
 
 
 def replay(folder: str, name: str, what: str, seed: int) -> Replay:

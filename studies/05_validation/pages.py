@@ -82,8 +82,8 @@ def _points(table: pd.DataFrame) -> str:
     first = judged.set_index("routing").loc[gpt_oss.CHOSEN]
     lines = ["### gpt-oss-120b on one H200", "",
              f"**{len(table) // len(judged)} published points of vLLM, {first['zero_shot']:.1f} % off (median of time "
-             f"per output token) with nothing fitted**, {first['one_factor']:.1f} % with one factor for all, fitted for "
-             f"each point to the others; rank correlation {first['spearman']:.3f}.", "",
+             f"per output token) with nothing fitted**, {first['one_factor']:.1f} % with one factor for all, fitted "
+             f"for each point to the others; rank correlation {first['spearman']:.3f}.", "",
              "| routing | median error | with one factor | one per engine version | bias | factor | Spearman |",
              "|---|" + "---:|" * 6]
     lines += [f"| {row.routing} | {row.zero_shot:.1f} % | {row.one_factor:.1f} % | {row.by_engine:.1f} % | "
