@@ -60,14 +60,15 @@ def test_the_scenario_of_a_point(study: SimpleNamespace) -> None:
 
 
 def test_replays_are_compared_with_each_other(study: SimpleNamespace) -> None:
-    """Replays rank three requests 1 2 3, 1 3 2 and 1 2 3: 1 - 6 * 2 / (3 * 8) = 1/2, 1 and 1/2. Errors 1, 3 and 5: sd 2.
+    """Replays rank three requests 1 2 3, 1 3 2, 1 2 3: 1 - 6 * 2 / (3 * 8) = 1/2, 1 and 1/2. Errors 1, 3, 5: sd 2.
 
     The mean of the second and third is 1, 2.5, 2.5: 0.866 with 1 2 3.
     """
     def one(seed: int, run: str, values: list[float]) -> Any:
         errors = pd.DataFrame({"metric": ["ttft"], "statistic": ["mean"], "error_percent": [1.0 + 2 * seed],
                                "spearman": [0.9], "run": run, "left_out": study.ablations.WHOLE, "seed": seed})
-        return study.ablations.Replay(errors, pd.DataFrame({f"{m}_simulated_s": values for m in study.setting.SHOWN}), 1)
+        latencies = pd.DataFrame({f"{metric}_simulated_s": values for metric in study.setting.SHOWN})
+        return study.ablations.Replay(errors, latencies, 1.0)
 
     replays = [one(seed, run, values) for run in study.setting.RUNS
                for seed, values in enumerate(([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [1.0, 2.0, 3.0]))]
