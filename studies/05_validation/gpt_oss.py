@@ -17,8 +17,8 @@ KEYS = ["isl", "osl", "concurrency"]
 # Nobody recorded the routing. The first is what was chosen beforehand (gpt_oss.yaml says why); the others show what the
 # choice is worth.
 CHOSEN = "skewed as gpt-oss-20b"
-ROUTINGS = {CHOSEN: [], "every expert equally likely": [
-    "trace.synthetic.parameters={sigma_b: 0, a: 0, s: 0, sigma_d: 0, domains: 1}"]}
+_EVEN = "trace.synthetic.parameters={sigma_b: 0, a: 0, s: 0, sigma_d: 0, domains: 1}"
+ROUTINGS = {CHOSEN: [], "every expert equally likely": [_EVEN], "balanced": ["trace={balanced: true}"]}
 
 
 def published(path: Path) -> pd.DataFrame:

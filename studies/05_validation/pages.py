@@ -21,7 +21,9 @@ def words(tables: dict[str, pd.DataFrame]) -> str:
 def _errors(tables: dict[str, pd.DataFrame], name: str) -> str:
     """Return the errors of one run beside those that were published: mean and deviation over replays."""
     rows = tables["errors"][tables["errors"]["run"] == name].set_index(["metric", "statistic"])
-    replays = tables["ablations"].set_index(["run", "left_out", "metric", "statistic"]).loc[(name, ablations.WHOLE)]
+    replays = tables["ablations"]
+    replays = replays[(replays["run"] == name) & (replays["left_out"] == ablations.WHOLE)].set_index(
+        ["metric", "statistic"])
     lines = [f"**{NAMES[name]}**, error in % of what was measured: moesim (mean and standard deviation of "
              f"{int(replays['replays'].iloc[0])} replays) / LLMServingSim 2.0", "",
              f"| | measured mean (ms) | {' | '.join(STATISTICS)} | Spearman |",
