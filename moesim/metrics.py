@@ -50,14 +50,23 @@ def utilisation(steps: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
     flop = {dtype: steps[f"model_flop_{dtype}"] for dtype in devices["peak_flop_per_s"]}
     prompts, decodes = steps["prefill_tokens"] > 0, steps["decode_tokens"] > 0
     kind = np.where(prompts & decodes, "mixed", np.where(prompts, "prefill", "decode"))
+    own_s = _own_seconds(steps)
     each = pd.DataFrame({
-        "steps": 1, "time_s": _own_seconds(steps), "model_flop": sum(flop.values()), "read_bytes": steps["read_bytes"],
+        "steps": 1, "time_s": own_s, "device_s": own_s * _devices(steps, devices),
+        "model_flop": sum(flop.values()), "read_bytes": steps["read_bytes"],
         "mfu": sum(flop[dtype] / peak for dtype, peak in devices["peak_flop_per_s"].items()),
         "mbu": steps["read_bytes"] / devices["bandwidth_bytes_per_s"]})
     table = each.groupby(kind).sum().reindex([k for k in ("prefill", "decode", "mixed") if (kind == k).any()])
     table.loc["all"] = each.sum()
-    available = table["time_s"] * devices["step_together"] * devices["stages"]
+    available = table.pop("device_s")
     return table.assign(steps=table["steps"].astype(int), mfu=table["mfu"] / available, mbu=table["mbu"] / available)
+
+
+def _devices(steps: pd.DataFrame, devices: dict[str, Any]) -> np.ndarray:
+    """Return how many devices each step has, those of all its pipeline stages."""
+    stages = (steps[[c for c in steps if c.startswith("end_s_stage_")]] > 0).sum(axis=1)
+    together = steps["devices"] if "devices" in steps else devices["step_together"]
+    return (np.maximum(stages, 1) * together).to_numpy()
 
 
 def _own_seconds(steps: pd.DataFrame) -> np.ndarray:
@@ -78,9 +87,10 @@ def energy(steps: pd.DataFrame, devices: dict[str, float], makespan_s: float) ->
 
     A busy processor is taken to draw its thermal design power (too much), a communicating one idle power (too little).
     """
-    busy_s = sum(float(steps[f"{phase}_s"].sum()) for phase in COMPUTE if f"{phase}_s" in steps)
+    together = steps["devices"] if "devices" in steps else devices["step_together"]
+    busy_s = sum(float((steps[f"{phase}_s"] * together).sum()) for phase in COMPUTE if f"{phase}_s" in steps)
     idle, busy = devices["idle_power_w"], devices["busy_power_w"]
-    return devices["count"] * idle * makespan_s + devices["step_together"] * (busy - idle) * busy_s
+    return devices["count"] * idle * makespan_s + (busy - idle) * busy_s
 
 
 def stages(steps: pd.DataFrame, makespan_s: float) -> pd.DataFrame:
@@ -90,9 +100,12 @@ def stages(steps: pd.DataFrame, makespan_s: float) -> pd.DataFrame:
     """
     ends = {c.removeprefix("end_s_"): c for c in steps if c.startswith("end_s_")} or {"stage_0": "end_s"}
     island = steps["island"] if "island" in steps else pd.Series(0, steps.index)
-    found = [{"island": i, "stage": int(stage.removeprefix("stage_")),
-              "busy_s": float((of[end] - of["start_s" if end == "end_s" else f"begin_s_{stage}"]).sum())}
-             for i, of in steps.groupby(island) for stage, end in ends.items()]
+    found = []
+    for i, of in steps.groupby(island):
+        mine = {stage: end for stage, end in ends.items() if (of[end] > 0).any()}  # pools may differ in stages
+        found += [{"island": i, "stage": int(stage.removeprefix("stage_")),
+                   "busy_s": float((of[end] - of["start_s" if end == "end_s" else f"begin_s_{stage}"]).sum())}
+                  for stage, end in (mine or {"stage_0": "end_s"}).items()]
     return pd.DataFrame(found).assign(idle_share=lambda t: 1 - t["busy_s"] / makespan_s)
 
 

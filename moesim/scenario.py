@@ -6,39 +6,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from moesim import config
+from moesim import config, fits, pools
 from moesim.config import Named, Spec
 from moesim.hardware import HardwareSpec
-from moesim.kernels import load as load_kernels
 from moesim.model import ModelSpec
-from moesim.network import Messages
-from moesim.registry import Part, name_of
-from moesim.requests import ClosedLoop, Requests
+from moesim.registry import Part
+from moesim.requests import Requests
 from moesim.sections import (
     SLO,
     Background,
+    Disaggregation,
     EngineOptions,
     KVMemory,
     Online,
     Parallelism,
     PlacementInput,
     TraceInput,
+    kernels_of,
 )
-from moesim.units import pretty
-
-
-def _of_device(value: Any, info: ValidationInfo) -> Any:
-    """Return *value*; if there is none, the kernel model fitted to the machine's device, or the tile model."""
-    if value is not None or "hardware" not in info.data:
-        return value or "tile"
-    name = info.data["hardware"].device.kernels
-    try:
-        return load_kernels(name).model if name else "tile"
-    except ValueError as error:
-        raise ValueError(f"hardware.device.kernels: {error}") from None
 
 
 class Scenario(Spec):
@@ -50,12 +37,13 @@ class Scenario(Spec):
     trace: TraceInput | None = None            # a model with experts needs one, and a placement
     requests: Requests
     parallelism: Parallelism = Parallelism()
+    disaggregation: Disaggregation | None = None
     placement: PlacementInput | None = None
     scheduler: Annotated[Any, Part("scheduler")]
     request_router: Annotated[Any, Part("request_router")] = Field(default="least_loaded", validate_default=True)
     balancing: Annotated[Any, Part("balancing")] = Field(default="spray", validate_default=True)
     all_to_all: Annotated[Any, Part("all_to_all")] = Field(default="flat", validate_default=True)
-    kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(_of_device)] = Field(None, validate_default=True)
+    kernels: Annotated[Any, Part("kernel_model"), BeforeValidator(kernels_of)] = Field(None, validate_default=True)
     kv: KVMemory = KVMemory()
     engine: EngineOptions = EngineOptions()
     slo: SLO = SLO()
@@ -70,8 +58,7 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        checks = (_experts, _parallelism, _islands, _pipeline, _exchange, _sharing, _foresight, _lengths)
-        facts = [fact for check in checks for fact in check(self)] or list(_memory(self))
+        facts = fits.facts(self) if self.disaggregation is None else pools.facts(self)
         if facts:
             raise config.facts_error("Scenario", facts)
         return self
@@ -121,6 +108,11 @@ class Scenario(Spec):
             "parallelism": self.parallelism.model_copy(update={"pp": 1})})
 
     @property
+    def pools(self) -> dict[str, Scenario]:
+        """This scenario for the devices that only prefill and for those that only decode; under "" if all do both."""
+        return pools.of(self)
+
+    @property
     def traced(self) -> TraceInput:
         """Where the routing comes from, in a model with experts."""
         assert self.trace is not None, "asked only of models with experts"
@@ -136,160 +128,6 @@ class Scenario(Spec):
     def online(self) -> Online | None:
         """How experts are placed again, if they are."""
         return self.placement.online if self.placement is not None else None
-
-
-Fact = tuple[str, str]  # dotted path of the field, what is wrong with it and what to do
-
-
-def _parallelism(scenario: Scenario) -> Iterable[Fact]:
-    tp, machine, heads = scenario.parallelism.tp, scenario.hardware, scenario.model.attention.heads
-    if machine.devices_per_node % tp:
-        yield "parallelism.tp", f"{tp} does not divide the {machine.devices_per_node} devices of a node; use a divisor"
-    elif scenario.parallelism.mode == "context_coherent" and not scenario.parallelism.deduplicate:
-        yield "parallelism.deduplicate", "must be true with mode context_coherent: a token moves once to each device"
-    elif scenario.parallelism.mode == "context_coherent" and tp > 1:
-        yield "parallelism.tp", "must be 1 with mode context_coherent: a token's whole attention runs on one device"
-    elif heads % tp:
-        yield "parallelism.tp", f"{tp} does not divide the {heads} attention heads; use a divisor"
-
-
-def _islands(scenario: Scenario) -> Iterable[Fact]:
-    machine, parallelism, size = scenario.hardware, scenario.parallelism, scenario.stage_size
-    if machine.devices_per_node % parallelism.tp or parallelism.pp > 1 and parallelism.ep is None:
-        return  # said already, or will be
-    if size % parallelism.tp or machine.n_devices % size or (size > machine.devices_per_node
-                                                            and size % machine.devices_per_node):
-        yield "parallelism.ep", (f"{size} must be a multiple of parallelism.tp ({parallelism.tp}), and part of a node "
-                                 f"({machine.devices_per_node} devices) or whole nodes that divide the machine")
-    elif scenario.n_islands > 1 and parallelism.pp == 1:
-        for name, used in (("parallelism.mode", parallelism.mode == "context_coherent"),
-                           ("placement.online", scenario.online is not None),
-                           ("background", scenario.background is not None)):
-            if used:
-                yield name, f"the machine is {scenario.n_islands} islands (parallelism.ep); this needs one: all devices"
-
-
-def _pipeline(scenario: Scenario) -> Iterable[Fact]:
-    parallelism = scenario.parallelism
-    if parallelism.pp == 1:
-        return
-    if wrong := parallelism.misfit(scenario.model.layers, scenario.hardware, scenario.stage_size):
-        yield "parallelism.pp", wrong
-    for name, used, remedy in (
-            ("parallelism.mode", parallelism.mode == "context_coherent", "use dispatch_combine"),
-            ("engine.asynchronous", scenario.engine.asynchronous, "set it to false (stages have batches ahead anyway)"),
-            ("overlap", scenario.overlap != "none", "leave it out"),
-            ("background", scenario.background is not None, "leave it out"),
-            ("placement.online", scenario.online is not None, "leave it out")):
-        if used:
-            yield name, f"does not go with pipeline stages (parallelism.pp is {parallelism.pp}); {remedy}"
-
-
-def _experts(scenario: Scenario) -> Iterable[Fact]:
-    experts = scenario.model.moe is not None
-    for name in ("trace", "placement"):
-        given = getattr(scenario, name) is not None
-        if experts and not given:
-            yield name, "missing; add it"
-        elif given and not experts:
-            yield name, f"model {scenario.model.name} has no experts; remove it"
-    if not experts and scenario.parallelism.mode == "context_coherent":
-        yield "parallelism.mode", f"model {scenario.model.name} has no experts; use dispatch_combine"
-
-
-def _exchange(scenario: Scenario) -> Iterable[Fact]:
-    part, machine, name = scenario.all_to_all, scenario.hardware, name_of(scenario.all_to_all)
-    nodes, per_expert = (getattr(part, asked, False) for asked in ("needs_nodes", "per_expert"))
-    if scenario.parallelism.mode == "context_coherent" and (nodes or per_expert):
-        yield "all_to_all", (f"{name} is a way for tokens to go out and come home, in mode context_coherent they move "
-                             f"on; use 'flat' or mode dispatch_combine")
-    elif per_expert and scenario.parallelism.deduplicate:
-        yield "parallelism.deduplicate", f"must be false with all_to_all {name}, which sends a copy per expert"
-    if scenario.parallelism.pp > 1:
-        machine = scenario.of_stage.hardware
-    n = machine.n_devices
-    none = Messages(np.zeros((n, n), np.int32), np.zeros((n, machine.nodes), np.int32), scenario.model.n_experts)
-    try:
-        part.stages(none, machine.devices_per_node)
-    except ValueError as error:
-        yield "all_to_all", str(error)
-
-
-def _sharing(scenario: Scenario) -> Iterable[Fact]:
-    online = scenario.online
-    if scenario.parallelism.dispatch == "all_gather":
-        for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
-                           ("parallelism.mode", scenario.parallelism.mode == "context_coherent")):
-            if used:
-                yield name, "does not go with parallelism.dispatch all_gather; use all_to_all"
-    if scenario.engine.graphs:
-        for name, used in (("parallelism.mode", scenario.parallelism.mode == "context_coherent"),
-                           ("overlap", scenario.overlap != "none")):
-            if used:
-                yield name, "does not go with engine.graphs: tokens that only fill up have no place there; set it to 0"
-    if scenario.profile is not None and scenario.parallelism.mode == "context_coherent":
-        yield "profile", "does not go with parallelism.mode context_coherent, whose tokens move; use kernels"
-    if scenario.detail == "steps":
-        for name, used in (("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
-                           ("placement.online.blocking", online is not None and not online.blocking)):
-            if used:
-                yield name, "needs detail: events (with steps, every collective has its links to itself); set that too"
-
-
-def _foresight(scenario: Scenario) -> Iterable[Fact]:
-    if not getattr(scenario.scheduler, "knows_experts", False):
-        return
-    name = name_of(scenario.scheduler)
-    if scenario.trace is None:
-        yield "scheduler", f"{name} looks at experts, and model {scenario.model.name} has none; use another one"
-    elif scenario.trace.balanced:
-        yield "scheduler", (f"{name} looks at what experts tokens choose, and with trace.balanced that depends on the "
-                            f"step they run in; use another scheduler or trace")
-    if scenario.engine.asynchronous:
-        yield "engine.asynchronous", (f"must be false with scheduler {name}: a step is planned before the tokens are "
-                                      f"known that choose its experts")
-
-
-def _lengths(scenario: Scenario) -> Iterable[Fact]:
-    requests, join = scenario.requests, scenario.trace.join if scenario.trace is not None else "resampled"
-    names = ("prompt_tokens", "output_tokens")
-    if requests.kind == "replay":
-        if join == "paired":
-            yield "trace.join", "paired takes the trace's own requests; use requests.kind poisson or closed_loop"
-        return
-    for name in names:
-        given = getattr(requests, name) is not None
-        if join == "paired" and given:
-            yield f"requests.{name}", "trace.join is paired: lengths are the trace's own; remove it"
-        if join == "resampled" and not given:
-            yield f"requests.{name}", "missing; add it (trace.join is resampled: lengths are not the trace's)"
-    if isinstance(requests, ClosedLoop) and requests.concurrency > requests.count:
-        yield "requests.concurrency", f"{requests.concurrency} is above requests.count {requests.count}; lower it"
-
-
-def weight_bytes_per_device(scenario: Scenario) -> float:
-    """Return the bytes of weights that the fullest device needs when experts are spread evenly."""
-    model, needed = scenario.model, []
-    for layers in scenario.stages:
-        experts = sum(-(-int(e) // scenario.stage_size) for e in model.experts_per_layer[model.moe_rows(layers)])
-        needed.append((experts * model.expert_bytes if experts else 0.0)
-                      + model.non_expert_bytes(scenario.parallelism.tp, layers))
-    return max(needed)
-
-
-def usable_bytes(scenario: Scenario) -> float:
-    """Return the bytes of a device's first memory tier that weights and KV may fill."""
-    return scenario.memory_fraction * scenario.hardware.device.memory[0].capacity
-
-
-def _memory(scenario: Scenario) -> Iterable[Fact]:
-    demand, bound, machine = weight_bytes_per_device(scenario), usable_bytes(scenario), scenario.hardware
-    if demand >= bound:
-        yield "hardware", (
-            f"the weights do not fit: each of {machine.n_devices} devices needs {pretty(demand, 'byte', 4)} and has "
-            f"{pretty(bound, 'byte', 4)} ({scenario.memory_fraction:.0%} of {machine.device.memory[0].name}), "
-            f"{pretty(demand - bound, 'byte', 4)} too little; more devices, a larger parallelism.tp, narrower "
-            f"model.dtype.experts or a higher memory_fraction would help")
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from moesim.config import DataPath, Spec, facts_error
 from moesim.hardware import HardwareSpec
+from moesim.kernels import load as load_kernels
 from moesim.registry import Part
 from moesim.synthetic import SyntheticTrace
 from moesim.units import Seconds
@@ -136,6 +137,27 @@ class PlacementInput(Spec):
         return self
 
 
+class Disaggregation(Spec):
+    """Prompts and answers on different devices: the first ``devices`` only prefill, all others only decode.
+
+    The scenario's own fields are those of the devices that decode; those given here are of the devices that prefill.
+    ``overlap``: KV moves when its prompt and first token are computed, or each layer's as soon as it is (Splitwise,
+    arXiv 2311.18677, section 4.3).
+    """
+
+    devices: int = Field(ge=1)
+    overlap: Literal["none", "layers"] = "none"
+    parallelism: Parallelism | None = None
+    scheduler: Annotated[Any, Part("scheduler", optional=True)] = None
+    request_router: Annotated[Any, Part("request_router", optional=True)] = None
+    placement: PlacementInput | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Return what the devices that prefill have of their own, by the name of the scenario's field."""
+        names = ("parallelism", "scheduler", "request_router", "placement")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
 class KVMemory(Spec):
     """Keys and values of a group: blocks of ``block`` tokens, as many as there is memory for, or ``blocks``.
 
@@ -205,3 +227,14 @@ class Background(Spec):
 
     flows: DataPath
     period: Seconds = Field(gt=0)
+
+
+def kernels_of(value: Any, info: ValidationInfo) -> Any:
+    """Return *value*; if there is none, the kernel model fitted to the machine's device, or the tile model."""
+    if value is not None or "hardware" not in info.data:
+        return value or "tile"
+    name = info.data["hardware"].device.kernels
+    try:
+        return load_kernels(name).model if name else "tile"
+    except ValueError as error:
+        raise ValueError(f"hardware.device.kernels: {error}") from None

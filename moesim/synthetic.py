@@ -11,7 +11,8 @@ gives is labelled: ``meta["synthetic"]`` is true.
 
 Stored probabilities are the softmax of z with the Gumbel term: a gate chooses the largest of its own
 probabilities, and the term stands for what the token's content adds to them. Without it they would be the
-chance of being chosen, whose order need not be that of the choice.
+chance of being chosen, whose order need not be that of the choice. A gate without preferences (all parameters 0) makes
+every choice of K experts as likely as any other: they are drawn as such, in any order, without probabilities.
 
 >>> trace = SyntheticTrace(preset="gpt_oss_20b", requests=2, prompt_tokens=3, output_tokens=4, layers=2).generate()
 >>> trace.n_tokens, trace.n_experts, trace.top_k, trace.meta["synthetic"]
@@ -52,6 +53,11 @@ class GateParameters:
     s: float = Field(ge=0, allow_inf_nan=False)
     sigma_d: float = Field(ge=0, allow_inf_nan=False)
     domains: int = Field(default=8, ge=1)
+
+    @property
+    def prefers(self) -> bool:
+        """Whether some experts are likelier than others for some tokens."""
+        return any((self.sigma_b, self.a, self.s, self.sigma_d))
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -113,7 +119,8 @@ class SyntheticTrace:
         prompt = self._lengths("prompt_tokens")
         lengths = prompt + self._lengths("output_tokens")
         rng = np.random.default_rng(self.seed)
-        chosen, probs = _Gate(gate, layers, experts, top_k, rng).run(lengths)
+        chosen, probs = (_Gate(gate, layers, experts, top_k, rng).run(lengths) if gate.prefers
+                         else (_any(rng, (int(lengths.sum()), layers, top_k), experts), None))
         request = np.repeat(np.arange(self.requests), lengths)
         position = np.concatenate([np.arange(n) for n in lengths])
         return RoutingTrace.from_arrays(
@@ -153,7 +160,8 @@ class SyntheticTrace:
     def _meta(self, gate: GateParameters) -> dict[str, Any]:
         return {"model": f"synthetic ({self.preset or 'own parameters'})", "origin": "moesim.synthetic",
                 "renormalised": False, "synthetic": True,
-                "generator": {"name": "gumbel_top_k", "seed": self.seed} | dataclasses.asdict(gate)}
+                "generator": {"name": "gumbel_top_k" if gate.prefers else "uniform",
+                              "seed": self.seed} | dataclasses.asdict(gate)}
 
 
 class _Gate:
@@ -207,3 +215,18 @@ class _Gate:
             chosen[:, layer] = best
             probs[:, layer] = weights[every, best] / weights.sum(axis=1, keepdims=True)
         return chosen, probs
+
+
+def _any(rng: np.random.Generator, shape: tuple[int, int, int], experts: int) -> np.ndarray:
+    """Return any K of *experts*, all different and in any order, for every token and layer: uint16 *shape*, [T, L, K].
+
+    A shuffle of all experts that stops after K (Fisher and Yates): the i-th choice is one of the places that are left,
+    and the last of these moves to where it was. Only the places are kept: what lies in one is followed back.
+    """
+    places = [rng.integers(experts - i, size=shape[:2], dtype=np.uint16) for i in range(shape[2])]
+    chosen = np.empty(shape, np.uint16)
+    for i, place in enumerate(places):
+        for j in reversed(range(i)):
+            place = np.where(place == places[j], np.uint16(experts - 1 - j), place)
+        chosen[:, :, i] = place
+    return chosen

@@ -151,7 +151,7 @@ def measure(result: Result, columns: Wanted | None = None, inputs: Inputs | None
 
 
 def _placement(inputs: Inputs) -> dict[str, float]:
-    machine = inputs.scenario.of_stage.hardware
+    machine = [*inputs.scenario.pools.values()][-1].of_stage.hardware  # the devices that decode have the placement
     found = evaluate(inputs.placement, inputs.trace, machine.devices_per_node if machine.nodes > 1 else None)
     return {name: float(found[number]) for name, number in PLACEMENT.items() if number in found}
 

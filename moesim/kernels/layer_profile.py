@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from moesim.kernels.mixed_attention import MixedAttention
 
@@ -55,19 +56,30 @@ class ExpertTable:
 
     def __call__(self, tokens: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Return the seconds for *tokens* on *active* experts: linear in both, clipped to the table's least."""
-        t, i = _place(self.tokens, tokens)
-        a, j = _place(self.active, active)
-        table = self.seconds
-        low = table[i, j] * (1 - a) + table[i, j + 1] * a
-        high = table[i + 1, j] * (1 - a) + table[i + 1, j + 1] * a
-        return np.where(active > 0, low * (1 - t) + high * t, 0.0)
+        seconds = np.empty(np.shape(tokens))
+        _interpolate(self.tokens, self.active, self.seconds, np.asarray(tokens, float), active, seconds)
+        return seconds
 
 
-def _place(axis: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where *value* lies between two entries of *axis* (0 to 1; beyond 1 above the last), and the lower one."""
-    value = np.maximum(value, axis[0])
-    lower = np.clip(np.searchsorted(axis, value, side="right") - 1, 0, len(axis) - 2)
-    return (value - axis[lower]) / (axis[lower + 1] - axis[lower]), lower
+@njit(cache=True)
+def _interpolate(rows, columns, table, tokens, active, seconds):  # type: ignore[no-untyped-def]
+    """Fill *seconds* from *table* [rows, columns] at *tokens* and *active* (all of one shape)."""
+    for at, t in np.ndenumerate(tokens):
+        seconds[at] = 0.0
+        if active[at] > 0:
+            i, u = _place(rows, t)
+            j, v = _place(columns, active[at])
+            low = table[i, j] * (1 - v) + table[i, j + 1] * v
+            high = table[i + 1, j] * (1 - v) + table[i + 1, j + 1] * v
+            seconds[at] = low * (1 - u) + high * u
+
+
+@njit(cache=True)
+def _place(axis, value):  # type: ignore[no-untyped-def]
+    """Return the entry of *axis* below *value*, and where it lies to the next (0 to 1; beyond 1 above the last)."""
+    value = max(value, axis[0])
+    lower = min(max(np.searchsorted(axis, value, side="right") - 1, 0), len(axis) - 2)
+    return lower, (value - axis[lower]) / (axis[lower + 1] - axis[lower])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -27,16 +29,19 @@ class Spread(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A ``Spread`` without what was not measured: ``rows`` [decodes][contexts], shares and their slopes."""
+    """A ``Spread`` without what was not measured: ``rows`` [decodes][contexts], shares and their slopes, as lists."""
 
-    spread: Spread
-    rows: list[list[tuple[np.ndarray, np.ndarray]]]
+    decodes: list[float]
+    log2_short: list[float]
+    rows: list[list[tuple[list[float], list[float]]]]
+    factor: float
 
     @classmethod
     def of(cls, spread: Spread) -> _Known:
         known = ~np.isnan(spread.slope)
-        return cls(spread, [[(spread.share[k], row[k]) for row, k in zip(rows, which, strict=True)]
-                            for rows, which in zip(spread.slope, known, strict=True)])
+        rows = [[(spread.share[k].tolist(), row[k].tolist()) for row, k in zip(rows, which, strict=True)]
+                for rows, which in zip(spread.slope, known, strict=True)]
+        return cls(spread.decodes.tolist(), spread.log2_short.tolist(), rows, spread.factor)
 
 
 @dataclass(frozen=True)
@@ -61,22 +66,27 @@ class MixedAttention:
         sum(c (h + c / 2)) / sum(c) - sum(c) / 2: negative where they are short; then they count as a chunk with fewer
         tokens, as many pairs, and nothing before it.
         """
-        new, n = float(chunks.sum()), len(contexts)
+        n, new, before, mean = len(contexts), 0.0, 0.0, 0.0
+        if len(chunks):
+            new = float(chunks.sum())
+            before = float((chunks * (past + chunks / 2)).sum()) / new - new / 2
+        if n:
+            mean = float(contexts.sum()) / n
         if not new and not n:
             return 0.0
-        mean = float(contexts.sum()) / n if n else 0.0
-        before = float((chunks * (past + chunks / 2)).sum()) / new - new / 2 if new else 0.0
         seconds = self._even(new, n, before, mean)
-        if n > 1:
+        if n > 1 and self.spread:
             longest = float(contexts.max())
-            if longest > mean and self.spread:
+            if longest > mean:
                 seconds += self._slope(new, n, max(before, 0.0), mean, longest) * (longest - mean)
         return seconds
 
     def inside(self, chunks: np.ndarray, past: np.ndarray, contexts: np.ndarray) -> bool:
         """Return whether such a step lies in the measured ranges."""
-        return bool(chunks.sum() <= self.chunk[-1] and len(contexts) <= self.decodes[-1]
-                    and past.max(initial=0) <= self.past[-1] and contexts.max(initial=0) <= self.context[-1])
+        chunk, decodes, before, context = (axis[-1] for axis in self._axes)
+        if len(chunks) and (chunks.sum() > chunk or past.max() > before):
+            return False
+        return len(contexts) <= decodes and (len(contexts) == 0 or bool(contexts.max() <= context))
 
     def _even(self, new: float, n: int, past: float, context: float) -> float:
         if past >= 0:
@@ -88,14 +98,16 @@ class MixedAttention:
     def _at(self, *place: float) -> float:
         """Return the table at *place*, linear in each axis."""
         cut, weights = [], []
-        for axis, value in zip((self.chunk, self.decodes, self.past, self.context), place, strict=True):
-            i = min(max(int(axis.searchsorted(value, "right")) - 1, 0), len(axis) - 2)
+        for axis, value in zip(self._axes, place, strict=True):
+            i = _below(axis, value)
             weights.append((value - axis[i]) / (axis[i + 1] - axis[i]))
             cut.append(slice(i, i + 2))
-        corner = self.seconds[tuple(cut)]
+        corners = self.seconds[tuple(cut)].ravel().tolist()  # few numbers: quicker in Python than as arrays
         for weight in weights:
-            corner = corner[0] * (1 - weight) + corner[1] * weight
-        return float(corner)
+            half = len(corners) // 2
+            corners = [low * (1 - weight) + high * weight
+                       for low, high in zip(corners[:half], corners[half:], strict=True)]
+        return corners[0]
 
     def _slope(self, new: float, n: int, past: float, mean: float, longest: float) -> float:
         """Return the seconds per token of unevenness: the measured batches most like this one, blended."""
@@ -103,17 +115,23 @@ class MixedAttention:
         if not chunks:
             return 0.0
         chunk = min(chunks, key=lambda c: abs(c - new))
-        found, rows = chunks[chunk][min(chunks[chunk], key=lambda p: abs(p - past))]
-        short = max(longest / found.factor, _LEAST_SHORT)
-        share = min(max((mean / short - 1) / (found.factor - 1), 0.0), 0.9)
+        known = chunks[chunk][min(chunks[chunk], key=lambda p: abs(p - past))]
+        short = max(longest / known.factor, _LEAST_SHORT)
+        share = min(max((mean / short - 1) / (known.factor - 1), 0.0), 0.9)
         total = weight = 0.0
-        for i, w in _around(found.decodes, n):
-            for j, v in _around(found.log2_short, math.log2(short)):
-                shares, slopes = rows[i][j]
-                if w * v > 0 and len(shares):
-                    total += w * v * float(slopes[np.abs(shares - share).argmin()])
+        for i, w in _around(known.decodes, n):
+            for j, v in _around(known.log2_short, math.log2(short)):
+                shares, slopes = known.rows[i][j]
+                if w * v > 0 and shares:
+                    away = [abs(s - share) for s in shares]
+                    total += w * v * slopes[away.index(min(away))]
                     weight += w * v
         return total / weight if weight else 0.0
+
+    @cached_property
+    def _axes(self) -> tuple[list[float], ...]:
+        """Return chunk, decodes, past and context as lists."""
+        return tuple(axis.tolist() for axis in (self.chunk, self.decodes, self.past, self.context))
 
     @cached_property
     def _measured(self) -> tuple[dict[float, dict[float, _Known]], dict[float, dict[float, _Known]]]:
@@ -125,10 +143,15 @@ class MixedAttention:
         return none, some
 
 
-def _around(axis: np.ndarray, value: float) -> tuple[tuple[int, float], ...]:
+def _around(axis: list[float], value: float) -> tuple[tuple[int, float], ...]:
     """Return the entries of *axis* around *value* with their weights; one entry has it all outside."""
     if len(axis) == 1:
         return ((0, 1.0),)
-    i = min(max(int(axis.searchsorted(value, "right")) - 1, 0), len(axis) - 2)
+    i = _below(axis, value)
     weight = min(max((value - axis[i]) / (axis[i + 1] - axis[i]), 0.0), 1.0)
     return (i, 1 - weight), (i + 1, weight)
+
+
+def _below(axis: Sequence[float], value: float) -> int:
+    """Return the entry of *axis* below *value*; the first, or the last but one, outside."""
+    return min(max(bisect_right(axis, value) - 1, 0), len(axis) - 2)

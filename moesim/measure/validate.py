@@ -106,7 +106,8 @@ def _inputs(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> Any:
     """Return what the simulator prices steps from: one device that holds all experts."""
     from moesim.placement.placement import Placement
     from moesim.scenario import Scenario
-    from moesim.sim.inputs import Inputs, Routing, TokenRows
+    from moesim.sim.inputs import Inputs, Routing
+    from moesim.sim.joining import TokenRows
     from moesim.trace import RoutingTrace
 
     experts, sequences = case.model.n_experts, len(case.step.prompts) + len(case.step.contexts)

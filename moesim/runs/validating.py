@@ -40,6 +40,8 @@ def validate(run: Run, scenario: Scenario) -> Validation:
     """
     if scenario.trace is not None and scenario.trace.join == "paired":
         raise scenario.error("trace.join", "paired takes the trace's own requests, not those of the run; use resampled")
+    if scenario.disaggregation is not None:
+        raise scenario.error("disaggregation", "a measured run is compared with one engine or several alike; remove it")
     requests = requests_of(run, scenario)
     began = time.perf_counter()
     result = Engine(prepare(scenario, requests)).run()

@@ -13,11 +13,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from moesim.serving import loops
 from moesim.serving.pool import Pool
 
 _NONE = np.empty(0, np.int64)
 # requests, tokens of each in memory, tokens after them -> how many of these choose each expert of a layer [R, L x E]
 Demand = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+_ALL = np.iinfo(np.int64).max  # tokens: no limit
 
 
 class Requests:
@@ -52,8 +54,9 @@ class Group:
     ``demand``: what experts tokens will choose, for schedulers that may know; None if nobody does.
     """
 
-    def __init__(self, requests: Requests, pool: Pool, demand: Demand | None = None):
-        self.requests, self.pool, self.demand = requests, pool, demand
+    def __init__(self, requests: Requests, pool: Pool):
+        self.requests, self.pool = requests, pool
+        self.demand: Demand | None = None
         self._turn = 0
         self._served = np.zeros(len(requests), np.int64)  # the turn in which each came, or was last chosen
         self.running = _NONE
@@ -150,15 +153,13 @@ class Group:
         priority number, then number) is preempted; what it was given in this step, others may have. Who is preempted
         in its own turn holds back those behind it (as in vLLM), so that nobody may be left: ask again.
         """
-        left = self.requests.left(requests)
-        tokens = left if budget is None else np.clip(budget - (np.cumsum(left) - left), 0, left)
-        if not tokens.all():  # beyond the budget, or all its tokens are on their way
-            requests, left, tokens = requests[left > 0], left[left > 0], tokens[left > 0]
-        n = np.count_nonzero(tokens)
-        served, tokens = requests[:n], tokens[:n]
-        if not self.pool.grow_all(served, self.requests.computed[served] + tokens):
-            served, tokens = self._squeeze(requests.tolist(), budget)
-        self.pool.filled(served, self.requests.computed[served] + tokens)
+        live = self.requests
+        served, tokens, after = loops.share(requests, _ALL if budget is None else budget, live.prompt, live.output,
+                                            live.produced, live.computed)
+        if not self.pool.grow_all(served, after):
+            served, tokens = self._squeeze(requests[live.left(requests) > 0].tolist(), budget)
+            after = live.computed[served] + tokens
+        self.pool.filled(served, after)
         return served, tokens
 
     def _squeeze(self, requests: list[int], budget: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -184,10 +185,7 @@ class Group:
     def advance(self, requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Note that a step computes *tokens* more of each of *requests*; return those of which it produces a token."""
         live = self.requests
-        live.computed[requests] += tokens
-        stepped = requests[live.left(requests) == 0]
-        live.produced[stepped] += 1
-        return stepped
+        return loops.advance(requests, tokens, live.prompt, live.output, live.produced, live.computed)
 
     def depart(self, requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """As ``advance``, of a batch whose tokens are only produced when it has come (``arrive``).
@@ -214,14 +212,18 @@ class Group:
         return done
 
     def _leave(self, done: np.ndarray) -> None:
-        here = ~np.isin(self.running, done)
-        if len(self.running) - np.count_nonzero(here) < len(done):  # preempted while its last token was computed
+        before = len(self.running)
+        for request in done.tolist():
+            self.running = self.running[self.running != request]
+            self._let_go(request)
+        if before - len(self.running) < len(done):  # preempted while its last token was computed
             self._waiting = [entry for entry in self._waiting if entry[1] not in done]
             heapq.heapify(self._waiting)
-        self.running = self.running[here]
-        for request in done.tolist():
-            self.pool.release(request)
-        self.promised -= int(self.requests.stored[done].sum())
+
+    def _let_go(self, request: int) -> None:
+        """Take the memory of *request*, which is done."""
+        self.pool.release(request)
+        self.promised -= int(self.requests.stored[request])
 
 
 def _table(given: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -44,21 +44,26 @@ class Pool:
         if more > self.free:
             return False
         if more > 0:
-            self.held[request] += more
-            self.free -= more
+            self._give(request, more)
         return True
 
     def grow_all(self, requests: np.ndarray, tokens: np.ndarray) -> bool:
         """Give each of *requests* room for its *tokens* in all, or none of them anything (False)."""
-        held = self.held[requests]
-        wanted = np.maximum(-(-tokens // self.block), held)
-        more = int(wanted.sum() - held.sum())
-        if more > self.free:
+        short = tokens > self.held[requests] * self.block
+        if not short.any():
+            return True
+        requests = requests[short]
+        more = -(-tokens[short] // self.block) - self.held[requests]
+        if int(more.sum()) > self.free:
             return False
-        if more:
-            self.held[requests] = wanted
-            self.free -= more
+        for request, blocks in zip(requests.tolist(), more.tolist(), strict=True):
+            self._give(request, blocks)
         return True
+
+    def _give(self, request: int, blocks: int) -> None:
+        """Give *request* so many *blocks* more; they are there."""
+        self.held[request] += blocks
+        self.free -= blocks
 
     def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
         """Note that the first *tokens* of each of *requests* are computed, or will be in the step that is planned."""
@@ -83,7 +88,8 @@ class PrefixPool(Pool):
         self._of: dict[int, list[int]] = {}                # request -> its blocks
         self._users = [0] * capacity
         self._idle = OrderedDict.fromkeys(range(capacity))
-        self._blocks_of: dict[int, dict[int, None]] = {}   # hash -> the blocks that hold it, the first one noted first
+        self._block_of: dict[int, int] = {}                # hash -> the block that holds it, the first one noted
+        self._others_of: dict[int, list[int]] = {}         # hash -> further ones: computed at the same time
         self._hash_of: dict[int, int] = {}                 # block -> hash
         self._noted = np.zeros(n_requests, np.int64)       # full blocks of each request that are noted
 
@@ -91,14 +97,14 @@ class PrefixPool(Pool):
         """Return the tokens of *request* that are here: whole blocks, and never the last token of *target*."""
         count = 0
         for key in self._hashes(request)[: (target - 1) // self.block]:
-            if key not in self._blocks_of:
+            if key not in self._block_of:
                 break
             count += 1
         return count * self.block
 
     def take(self, request: int, found: int, tokens: int) -> bool:
         """Give *request* room for *tokens*: the *found* ones where they are, new blocks for the others."""
-        shared = [next(iter(self._blocks_of[key])) for key in self._hashes(request)[: found // self.block]]
+        shared = [self._block_of[key] for key in self._hashes(request)[: found // self.block]]
         asleep = sum(self._users[block] == 0 for block in shared)
         if asleep + self.blocks(tokens) - len(shared) > self.free:
             return False
@@ -111,44 +117,47 @@ class PrefixPool(Pool):
         self.held[request] = len(shared)
         return self.grow(request, tokens)
 
-    def grow(self, request: int, tokens: int) -> bool:
-        """As ``Pool.grow``; room is made by forgetting blocks."""
-        before = self.free
-        if not super().grow(request, tokens):
-            return False
+    def _give(self, request: int, blocks: int) -> None:
+        """As ``Pool._give``; room is made by forgetting blocks."""
+        super()._give(request, blocks)
         mine = self._of.setdefault(request, [])
-        for _ in range(before - self.free):
+        for _ in range(blocks):
             block, _ = self._idle.popitem(last=False)
-            known = self._hash_of.pop(block, None)
-            if known is not None:
-                holders = self._blocks_of[known]
-                del holders[block]
-                if not holders:
-                    del self._blocks_of[known]
+            if block in self._hash_of:
+                self._forget(block)
             self._users[block] = 1
             mine.append(block)
-        return True
 
-    def grow_all(self, requests: np.ndarray, tokens: np.ndarray) -> bool:
-        """As ``Pool.grow_all``."""
-        wanted = -(-tokens // self.block)
-        more = wanted - self.held[requests]
-        if np.maximum(more, 0).sum() > self.free:
-            return False
-        for i in np.flatnonzero(more > 0):
-            self.grow(int(requests[i]), int(tokens[i]))
-        return True
+    def _note(self, block: int, key: int) -> None:
+        """Note that *block* holds tokens whose hash is *key*."""
+        if self._block_of.setdefault(key, block) != block:
+            self._others_of.setdefault(key, []).append(block)
+        self._hash_of[block] = key
+
+    def _forget(self, block: int) -> None:
+        """Forget what *block* holds."""
+        key = self._hash_of.pop(block)
+        others = self._others_of.get(key)
+        if others is None:
+            del self._block_of[key]
+            return
+        if self._block_of[key] == block:
+            self._block_of[key] = others.pop(0)
+        else:
+            others.remove(block)
+        if not others:
+            del self._others_of[key]
 
     def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
         """Note the full blocks of each of *requests*: whoever begins with the same tokens will find them."""
-        blocks = tokens // self.block
-        new = np.flatnonzero(blocks > self._noted[requests])
-        for request, full in zip(requests[new].tolist(), blocks[new].tolist(), strict=True):
+        new = tokens >= (self._noted[requests] + 1) * self.block
+        if not new.any():
+            return
+        for request, full in zip(requests[new].tolist(), (tokens[new] // self.block).tolist(), strict=True):
             first = int(self._noted[request])
             mine, keys = self._of[request], self._hashes(request)
             for i in range(first, min(full, len(keys))):
-                self._blocks_of.setdefault(keys[i], {})[mine[i]] = None
-                self._hash_of[mine[i]] = keys[i]
+                self._note(mine[i], keys[i])
             self._noted[request] = full
 
     def release(self, request: int) -> None:

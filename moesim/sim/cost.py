@@ -23,7 +23,7 @@ INDEX = {name: i for i, name in enumerate(PHASES)}
 
 @dataclass(frozen=True)
 class Batch:
-    """The tokens of one step, in SI and counts; P prompts, R decoding requests.
+    """The tokens of one step, in SI and counts; P prompts, R decoding requests, both in order of groups.
 
     ``prefill_*``: per prompt, or chunk of one, its request number, tokens, tokens before it that are in memory, whether
     its last token gives an output token, and its group; ``prefill_rows``: trace rows of all its tokens. ``decode_*``:
@@ -115,11 +115,10 @@ class StepCost:
         self.seconds[layers, INDEX[phase]] = seconds
         self.present[layers, INDEX[phase]] = True
 
-    def note_load(self, tokens: np.ndarray) -> None:
-        """Note *tokens* per expert slot ([layers, devices, slots]), and how even they are over the devices."""
+    def note_load(self, tokens: np.ndarray, load: np.ndarray) -> None:
+        """Note *tokens* per expert slot ([layers, devices, slots]), and how even *load*, their sum, is over devices."""
         self.expert_tokens = tokens
-        load = tokens.sum(axis=2)
-        self.load_max_over_mean = float((load.max(axis=1) / load.mean(axis=1)).mean())
+        self.load_max_over_mean = float((load.max(axis=1) / (load.sum(axis=1) / load.shape[1])).mean())
 
     def add_bytes(self, phase: str, loads: np.ndarray) -> None:
         """Add bytes per link ([..., links]) of *phase*."""
@@ -129,3 +128,10 @@ class StepCost:
     def note_traffic(self, phase: str, traffic: Traffic) -> None:
         """Note what *phase* sends, after what has been noted for it before."""
         self.traffic.setdefault(phase, []).append(traffic)
+
+
+def block(indices: np.ndarray) -> np.ndarray | slice:
+    """Return what takes *indices* (ascending): a slice, which is quicker, if they follow one another."""
+    if len(indices) and indices[-1] - indices[0] == len(indices) - 1:
+        return slice(int(indices[0]), int(indices[-1]) + 1)
+    return indices

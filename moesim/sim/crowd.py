@@ -42,27 +42,30 @@ class Crowd:
         other._background, other._moving, other._arrived_s, other._now = None, Moving.none(), {}, 0.0
         return other
 
-    def begin(self, owner: int, what: NamedAct, at_s: float, carried: np.ndarray) -> None:
+    def begin(self, owner: int, what: NamedAct, at_s: float, carried: np.ndarray) -> np.ndarray:
         """Add the flows of *what* at *at_s*, not before what was asked last; *carried* as ``play.waits_s`` has it.
 
-        Rounds that repeat are one long round: the same bytes, waits and latencies.
+        Return the bytes that they put on links [links]. Rounds that repeat are one long round: the same bytes, waits
+        and latencies.
         """
         name, act = what
         at_s = max(at_s, self._now)
         begin_s = at_s + act.copied_s
         self._arrived_s[owner] = begin_s
         if len(act.src) == 0:
-            return
+            return np.zeros(len(self._capacity))
         if act.launch:
             carried[:] = 0.0
         act, flow, one = self._paths.of(act)
         size = act.size[flow] * one.left  # left: the share of the flow
-        busy_s = one.rows.loads(size, len(self._capacity)) / np.maximum(self._network.rate(name), 1e-300)
+        loads = one.rows.loads(size, len(self._capacity))
+        busy_s = loads / np.maximum(self._network.rate(name), 1e-300)
         start_s = begin_s + waits_s(self._network, act, busy_s, name, carried)[flow]
         latency_s = act.repeat * (one.rows.sums(self._latency_s) + self._again_s(act)[flow])
         self._moving = self._moving.and_also(one._replace(
             rows=self._scaled(one.rows, name), owner=np.full(len(flow), owner), left=act.repeat * size, start_s=start_s,
             latency_s=latency_s, weight=one.weight * _weights(act.size)[flow]))
+        return act.repeat * loads
 
     def _again_s(self, act: Act) -> np.ndarray:
         """Return the latencies that each flow of a pipelined round waits for beside its own."""

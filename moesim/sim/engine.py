@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from moesim import kernels
+from moesim import kernels, pools
 from moesim.registry import name_of
 from moesim.result import Result
-from moesim.scenario import Scenario, usable_bytes
-from moesim.serving.group import Group, Requests
-from moesim.serving.pool import Pool, PrefixPool
+from moesim.scenario import Scenario
+from moesim.sim.fleet import Fleet
+from moesim.sim.handover import Handover, pool_of
 from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.island import Island
 from moesim.sim.needs import peaks
 from moesim.sim.notes import notes
-from moesim.sim.pipeline import Pipeline
-from moesim.sim.replacing import expert_slots
-from moesim.units import pretty
+from moesim.sim.room import memory, too_long
 
 
 def simulate(scenario: Scenario) -> Result:
@@ -38,37 +37,13 @@ class Engine:
     def __init__(self, inputs: Inputs):
         self._inputs = inputs
         self._scenario = inputs.scenario
-        self._live = Requests(inputs.requests)
-        self._memory, capacity = _memory(inputs)
-        self._refused = _too_long(inputs, self._live, capacity)
-        kind = Island if self._scenario.parallelism.pp == 1 else Pipeline
-        self._islands = [kind(inputs.of_island, self._live, groups, number)
-                         for number, groups in enumerate(self._groups(capacity))]
-        self._groups_of_all = [group for island in self._islands for group in island.groups]
-        self._per_island = len(self._islands[0].groups)
-        self._next = self._routed = 0  # the first request that has not arrived; how many have been given a group
+        self._fleets, self._memory, self._refused = _fleets(inputs)
+        self._front, self._back = self._fleets[0], self._fleets[-1]  # where prompts and answers run
+        self._live = self._front.live
+        self._handover = Handover.of(self._scenario, *self._fleets) if len(self._fleets) > 1 else None
+        self._islands = [island for fleet in self._fleets for island in fleet.islands]
+        self._next = 0  # the first request that has not arrived
         self._sent = int(np.count_nonzero(~np.isnan(self._live.arrival_s)))  # of a closed loop: the first without time
-        self._even = len({group.pool.capacity for group in self._groups_of_all}) == 1
-
-    def _groups(self, capacity: np.ndarray) -> list[list[Group]]:
-        """Return the groups of each island, with room for *capacity* tokens [groups of an island], or one for all."""
-        scenario, kv = self._scenario, self._scenario.kv
-        n = len(self._live)
-
-        def pool(tokens: int) -> Pool:
-            blocks = int(tokens) // kv.block
-            if kv.prefix_cache:
-                return PrefixPool(blocks, kv.block, n, self._inputs.hashes)
-            return Pool(blocks, kv.block, n)
-
-        made = []
-        for _ in range(scenario.n_islands):
-            pools = [pool(tokens) for tokens in capacity]
-            if len(pools) < scenario.groups_per_island:  # every device holds the KV of all
-                pools *= scenario.groups_per_island
-            demand = self._inputs.demand if getattr(scenario.scheduler, "knows_experts", False) else None
-            made.append([Group(self._live, each, demand) for each in pools])
-        return made
 
     def run(self) -> Result:
         """Serve every request; return the tables."""
@@ -80,17 +55,21 @@ class Engine:
         """Let the island that is furthest behind step, or the next request arrive; False: all is done."""
         island = self._behind()
         if island is None:
-            if not np.isfinite(self._next_arrival_s):
+            if not np.isfinite(self._due_s):
                 return False
-            self._arrive()
+            self._happen()
             return True
         island.between_steps()
-        while self._next_arrival_s <= island.now:
-            self._arrive()
+        while self._due_s <= island.now:
+            self._happen()
             island = self._behind() or island  # it may have come to one that was idle, and is behind now
-        done = island.step()
-        for _ in range(len(done)):
-            self._send(island.now)
+        begun_s, done = island.now, island.step()
+        if done is None and not (self._handover and self._handover.stall(island)):
+            raise RuntimeError("the scheduler runs nothing although requests wait")
+        if done is not None:
+            done = self._handover.stepped(island, begun_s, done) if self._handover else done
+            for _ in range(len(done)):
+                self._send(island.now)
         return True
 
     def steps(self) -> pd.DataFrame:
@@ -98,6 +77,9 @@ class Engine:
         tables = [island.record.steps() for island in self._islands]
         if len(tables) == 1:
             return tables[0]
+        if self._handover:
+            tables = [table.assign(pool=name, devices=fleet.scenario.stage_size) for table, (name, fleet) in zip(
+                tables, self._of_islands(), strict=True)]
         whole = pd.concat([table.assign(island=i) for i, table in enumerate(tables)], ignore_index=True)
         return whole.fillna(0.0).sort_values(["start_s", "island"], kind="stable", ignore_index=True)
 
@@ -106,25 +88,33 @@ class Engine:
         """When the next request comes, seconds; infinite if none is due by itself."""
         return float(self._live.arrival_s[self._next]) if self._next < self._sent else float("inf")
 
+    @property
+    def _due_s(self) -> float:
+        """When something happens next that is no step, seconds: a request arrives, or its KV."""
+        return min(self._next_arrival_s, self._handover.due_s if self._handover else np.inf)
+
     def _behind(self) -> Island | None:
         """Return the island that steps next: of those with work, the one whose clock is least far; None: all idle."""
-        return min((i for i in self._islands if i.busy), key=lambda i: i.now, default=None)
+        stalled = self._handover.stalled if self._handover else ()
+        return min((i for i in self._islands if i.busy and i not in stalled), key=lambda i: i.now, default=None)
+
+    def _happen(self) -> None:
+        """Let happen what is due next. What becomes of KV that moves comes before requests of the same time."""
+        if self._handover and self._handover.due_s <= self._next_arrival_s:
+            self._handover.happen()
+        else:
+            self._arrive()
 
     def _arrive(self) -> None:
         """Let the next request arrive: it is given to a group that can hold it."""
-        request, groups = self._next, self._groups_of_all
+        request, at_s = self._next, self._next_arrival_s
         self._next += 1
         if self._refused[request]:
-            return self._send(float(self._live.arrival_s[request]))
-        able = list(range(len(groups)))
-        if not self._even:
-            blocks = groups[0].pool.blocks(int(self._live.stored[request]))
-            able = [g for g in able if groups[g].pool.capacity >= blocks]
-            groups = [groups[g] for g in able]
-        chosen = able[self._scenario.request_router.choose(request, groups, self._routed)]
-        self._routed += 1
-        self._live.group[request] = chosen
-        self._islands[chosen // self._per_island].add(request, chosen % self._per_island)
+            return self._send(at_s)
+        chosen = self._front.choose(request)
+        if self._handover:
+            self._handover.wake(self._front.island_of(chosen), at_s)
+        return self._front.add(request, chosen)
 
     def _send(self, now: float) -> None:
         """Let a user of a closed loop, who has the answer at *now*, send the next request.
@@ -140,105 +130,76 @@ class Engine:
         arrival[at] = now
         self._sent += 1
 
+    def _of_islands(self) -> Iterator[tuple[str, Fleet]]:
+        """Yield the name of its pool and the fleet of each island."""
+        for name, fleet in zip(self._inputs.scenario.pools, self._fleets, strict=True):
+            for _ in fleet.islands:
+                yield name, fleet
+
     def _result(self) -> Result:
-        live = self._live
-        requests = pd.DataFrame({
-            "request": np.arange(len(live)), "group": live.group, "arrival_s": live.arrival_s,
-            "queued_s": live.queued_s, "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s,
-            "finish_s": live.finish_s,
-            "prompt_tokens": live.prompt, "output_tokens": live.output, "cached_tokens": live.cached,
-            "preemptions": live.preemptions, "refused": self._refused, "ttft_s": live.first_token_s - live.arrival_s,
-            "tpot_s": np.where(live.output > 1, live.finish_s - live.first_token_s, np.nan)
-            / np.maximum(live.output - 1, 1),
-            "e2e_s": live.finish_s - live.arrival_s})
-        memory = self._memory.copy()
-        memory["kv_peak_bytes"] = self._kv_peak_bytes()
-        makespan = float(np.nanmax(live.finish_s))
-        links = pd.concat([island.record.links(makespan).assign(island=i) for i, island in enumerate(self._islands)],
-                          ignore_index=True)
-        links = links.drop(columns="island") if len(self._islands) == 1 else links
-        steps, first = self.steps(), self._islands[0]
-        warnings = notes(self._inputs, steps, links, first.costs.operators, first.costs.network)
-        meta = _meta(self._inputs, warnings)
+        requests = self._requests()
+        makespan = float(np.nanmax(requests["finish_s"]))
+        memory = self._memory.assign(kv_peak_bytes=np.concatenate([fleet.kv_peak_bytes() for fleet in self._fleets]))
+        tables = [island.record.links(makespan).assign(island=i) for i, island in enumerate(self._islands)]
+        if self._handover:
+            tables.append(self._handover.links(makespan).assign(island=-1))
+        links = pd.concat(tables, ignore_index=True)
+        links = links.drop(columns="island") if len(tables) == 1 else links.fillna(0.0)
+        steps = self.steps()
+        meta = _meta(self._inputs, self._notes(steps, links))
+        first = self._islands[0]
         meta["replacements"] = [] if first.replacing is None else first.replacing.log
         return Result(requests, steps, self._spans(), links, memory, meta)
 
-    def _kv_peak_bytes(self) -> np.ndarray:
-        """Return the most bytes of KV on every device: a group's blocks, of the layers of each of its stages."""
-        scenario, tp = self._scenario, self._scenario.parallelism.tp
-        per_token = np.array([scenario.model.kv_bytes_per_token_on_device(tp, layers) for layers in scenario.stages])
-        return np.concatenate([np.outer(per_token, np.repeat(island.peak, tp)).ravel() * scenario.kv.block
-                               for island in self._islands])
+    def _requests(self) -> pd.DataFrame:
+        """Return the table of requests."""
+        live, moved = self._live, self._handover
+        table = pd.DataFrame({
+            "request": np.arange(len(live)), "group": live.group, "arrival_s": live.arrival_s,
+            "queued_s": live.queued_s, "scheduled_s": live.scheduled_s, "first_token_s": live.first_token_s,
+            "finish_s": live.finish_s,
+            "prompt_tokens": live.prompt, "output_tokens": self._back.live.output, "cached_tokens": live.cached,
+            "preemptions": live.preemptions, "refused": self._refused})
+        if moved:
+            table = moved.told(table)
+        output, took = table["output_tokens"], table["finish_s"] - table["first_token_s"]
+        return table.assign(ttft_s=table["first_token_s"] - table["arrival_s"],
+                            tpot_s=np.where(output > 1, took, np.nan) / np.maximum(output - 1, 1),
+                            e2e_s=table["finish_s"] - table["arrival_s"])
+
+    def _notes(self, steps: pd.DataFrame, links: pd.DataFrame) -> list[str]:
+        """Return the warnings of the run, those of all pools."""
+        found: dict[str, None] = {}
+        for fleet in self._fleets:
+            mine, over = steps, links
+            if self._handover:
+                here = [self._islands.index(island) for island in fleet.islands]
+                mine, over = (table[table["island"].isin(here)] for table in (steps, links))
+            costs = fleet.islands[0].costs
+            found |= dict.fromkeys(notes(fleet.inputs, mine, over, costs.operators, costs.network))
+        return list(found)
 
     def _spans(self) -> pd.DataFrame:
-        size = self._scenario.island_size
+        sizes = [fleet.scenario.island_size for _, fleet in self._of_islands()]
         tables = [island.record.spans() for island in self._islands]
-        return pd.concat([table.assign(device=table["device"] + i * size) for i, table in enumerate(tables)],
+        return pd.concat([table.assign(device=table["device"] + sum(sizes[:i])) for i, table in enumerate(tables)],
                          ignore_index=True) if len(tables) > 1 else tables[0]
 
 
-def _memory(inputs: Inputs) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the bytes of weights and room for KV per device, and the KV tokens that groups of an island have room for.
-
-    With ``context_coherent`` every device holds the KV of all requests: one number, that of the fullest device. In a
-    pipeline the stage with the least room for its layers counts.
+def _fleets(inputs: Inputs) -> tuple[list[Fleet], pd.DataFrame, np.ndarray]:
+    """Return the fleets of a run, the memory of all devices, and which requests some pool has no room for [requests].
     """
-    scenario, model, tp = inputs.scenario, inputs.scenario.model, inputs.scenario.parallelism.tp
-    others, experts, kept = _weights(inputs)
-    room = usable_bytes(scenario) - others - kept  # [stages, devices of one]
-    worst = int(np.argmin(room))
-    if room.flat[worst] <= 0:
-        gap = pretty(-room.flat[worst], "byte")
-        raise scenario.error("placement", f"device {worst} has {gap} too little memory for the experts placed on it; "
-                                          f"spread them more evenly, or use larger devices")
-    table = pd.DataFrame({"device": np.arange(scenario.hardware.n_devices),
-                          "non_expert_bytes": np.tile(np.repeat(others, scenario.stage_size), scenario.n_islands),
-                          "expert_bytes": np.tile(experts.ravel(), scenario.n_islands),
-                          "kv_capacity_bytes": np.tile(room.ravel(), scenario.n_islands)})
-    per_token = np.array([[model.kv_bytes_per_token_on_device(tp, layers)] for layers in scenario.stages])
-    each = np.floor(room.reshape(len(room), -1, tp).min(axis=2) / per_token)
-    tokens = each.min(axis=0).astype(np.int64)
-    if scenario.kv.blocks is not None:
-        tokens[:] = scenario.kv.blocks * scenario.kv.block
-    return table, tokens.min(keepdims=True) if scenario.parallelism.mode == "context_coherent" else tokens
-
-
-def _weights(inputs: Inputs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the bytes of an island's weights but experts, [stages, 1], of experts, and of the room kept for these.
-
-    The last two are [stages, devices of one].
-    """
-    scenario, model = inputs.scenario, inputs.scenario.model
-    others = np.array([[model.non_expert_bytes(scenario.parallelism.tp, layers)] for layers in scenario.stages])
-    experts = np.zeros((len(others), scenario.stage_size))
-    if inputs.routing is not None:
-        counts = [inputs.placement.counts()[model.moe_rows(layers)] for layers in scenario.stages]
-        experts = np.stack([np.full(len(of_stage), model.expert_bytes) @ of_stage for of_stage in counts])
-    if scenario.online is None:
-        return others, experts, experts
-    return others, experts, np.full(experts.shape, expert_slots(inputs.placement).sum() * model.expert_bytes)
-
-
-def _too_long(inputs: Inputs, live: Requests, capacity: np.ndarray) -> np.ndarray:
-    """Return which requests no group can ever hold, bool [requests].
-
-    Raises ``ConfigError`` for the worst of them, unless the scenario has them refused.
-    """
-    scenario = inputs.scenario
-    need, block = live.stored, scenario.kv.block
-    room, limit = int(capacity.max()) // block * block, scenario.model.context
-    too_long = (need > room) | (need + 1 > limit)
-    if not too_long.any() or scenario.too_long == "refuse" and not too_long.all():
-        return too_long
-    worst = int(np.argmax(need))
-    remedy = ", or set too_long: refuse to serve the others" if scenario.too_long == "stop" else "; none fits"
-    if need[worst] > room:
-        raise scenario.error("requests", (
-            f"request {worst} needs the KV of {need[worst]} tokens, the memory left beside the weights holds {room} "
-            f"({need[worst] - room} too few); shorten it, use more or larger devices, a larger parallelism.tp or a "
-            f"higher memory_fraction{remedy}"))
-    raise scenario.error("requests", (
-        f"request {worst} has {need[worst] + 1} tokens, above the model's context of {limit}; shorten it{remedy}"))
+    fleets, tables, first = list[Fleet](), list[pd.DataFrame](), 0
+    refused = np.zeros(len(inputs.requests), bool)
+    for name, part in inputs.pools.items():
+        live, make = pool_of(name, part)
+        with pools.naming(name):
+            table, capacity = memory(part)
+            refused |= too_long(part, live, capacity)
+        fleets.append(Fleet(part, live, capacity, first, make))
+        tables.append(table.assign(device=table["device"] + first, **({"pool": name} if name else {})))
+        first += len(table)
+    return fleets, pd.concat(tables, ignore_index=True), refused
 
 
 def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
@@ -255,7 +216,6 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
         "placement": {k: v for k, v in (inputs.placement.info if inputs.routing else {}).items()
                       if k != "seconds"},  # results hold no wall time
         "devices": {"count": scenario.hardware.n_devices, "step_together": scenario.stage_size,
-                    "stages": scenario.parallelism.pp,
                     "idle_power_w": device.idle_power,
                     "busy_power_w": device.busy_power,
                     "bandwidth_bytes_per_s": device.processor.bandwidth,

@@ -10,7 +10,7 @@ Letters: L model layers, M of them with experts, D devices, G tensor-parallel gr
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +18,14 @@ from moesim.network import Messages, Network
 from moesim.placement.placement import Placement
 from moesim.scenario import Scenario
 from moesim.sim import routing
-from moesim.sim.cost import INDEX, Batch, StepCost
+from moesim.sim.cost import INDEX, Batch, StepCost, block
 from moesim.sim.inputs import Inputs
-from moesim.sim.operators import Operators
+from moesim.sim.operators import Operators, Pricing
 from moesim.sim.profiled import Profiled
 from moesim.sim.stages import Sends, Stage, stages
 from moesim.sim.traffic import of_exchange, of_gather, of_reduction
+
+_Gathered = tuple[np.ndarray | slice, str, float, np.ndarray]  # layers, phase, seconds of each, link bytes of all
 
 
 class _Space(NamedTuple):
@@ -62,10 +64,10 @@ class _Common:
         self.scenario: Scenario = inputs.scenario
         self.slots = routing.SlotMap.none()
         self._spaces: list[_Space] = []
-        self._gathers: dict[bytes, list[tuple[Stage, str, float, np.ndarray]]] = {}
+        self._gathers: dict[bytes, list[_Gathered]] = {}
         self.model = inputs.scenario.model
         self.network = network
-        self.operators: Any = (Profiled if inputs.scenario.profile is not None else Operators)(inputs.scenario)
+        self.operators: Pricing = (Profiled if inputs.scenario.profile is not None else Operators)(inputs.scenario)
         if inputs.routing is not None:
             self.chosen = np.ascontiguousarray(inputs.trace.chosen)
             self.place(inputs.placement)
@@ -74,6 +76,7 @@ class _Common:
         self.per_node = inputs.scenario.hardware.devices_per_node
         self.moe = np.array(self.model.moe_layer_indices, np.int64)
         self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
+        self._moe_rows, self._dense_rows = block(self.moe), block(self.dense)  # of costs
         self._shared = self.model.shared_gemms()
         self.token_bytes = self.model.activation_bytes_per_token
 
@@ -103,21 +106,21 @@ class _Common:
         key = at_home.tobytes()  # the same few sizes come again and again
         if key not in self._gathers:
             self._gathers[key] = [found for stage in self.stages for found in self._gathered(stage, at_home)]
-        for stage, phase, time_s, loads in self._gathers[key]:
-            cost.put(phase, stage.moe, time_s)
-            cost.add_bytes(phase, stage.carried(loads * len(stage.moe)))
+        for layers, phase, time_s, loads in self._gathers[key]:
+            cost.put(phase, layers, time_s)
+            cost.add_bytes(phase, loads)
 
-    def _gathered(self, stage: Stage, at_home: np.ndarray) -> list[tuple[Stage, str, float, np.ndarray]]:
-        """Return seconds and link bytes of the phases of a layer of *stage* as ``_gather`` has them."""
+    def _gathered(self, stage: Stage, at_home: np.ndarray) -> list[_Gathered]:
+        """Return, for the phases of ``_gather``, the layers of *stage*, the seconds of each, and link bytes of all."""
         small = at_home * (4.0 * self.model.top_k)
-        gathered = [stage.network.all_gather(sent) for sent in (at_home * self.token_bytes, small, small)]
+        gathered = stage.network.all_gather(np.stack([at_home * self.token_bytes, small, small]))
         n, total = self.n_devices, float(at_home.sum())
         ring = total if n == 1 else n / (n - 1) * (total - at_home.min())
         summed, slowest = (stage.network.reduce_scatter(np.array([tokens * self.token_bytes]), n)
                            for tokens in (total, ring))
-        return [(stage, phase, sum(float(np.max(part.time_s)) for part in timed),
-                 np.sum([part.loads.ravel() for part in parts], axis=0))
-                for phase, parts, timed in (("dispatch", gathered, gathered), ("combine", [summed], [slowest]))]
+        return [(block(stage.moe), phase, sum(timed.time_s.tolist()),
+                 stage.carried(of.loads.sum(axis=0)) * len(stage.moe))
+                for phase, of, timed in (("dispatch", gathered, gathered), ("combine", summed, slowest))]
 
     def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, visits: np.ndarray | None = None,
                   reverse: bool = False) -> None:
@@ -129,7 +132,7 @@ class _Common:
                 continue
             messages = Messages(copies[rows], None if visits is None else visits[rows], self.model.n_experts)
             collective = network.exchange(part, messages, self.token_bytes, reverse)
-            cost.put(phase, layers, collective.time_s[:, None])
+            cost.put(phase, block(layers), collective.time_s[:, None])
             cost.add_bytes(phase, stage.carried(collective.loads))
             cost.note_traffic(phase, of_exchange(network, part, messages, self.token_bytes, reverse,
                                                  (layers, collective.loads)))
@@ -153,7 +156,7 @@ class DispatchCombine(_Common):
         if len(self.moe):
             self._experts(space, batch.rows, batch.home(self.tp))
         samples = np.bincount(batch.sampled_group, minlength=self.scenario.n_groups)
-        cost.put("head", -1, np.repeat(self.operators.head(samples, tokens), self.tp))
+        cost.put("head", -1, self._on_devices(self.operators.head(samples, tokens)))
         if self._sends is not None:
             self._sends.put(cost, tokens)
         self._host(cost, tokens)
@@ -166,12 +169,17 @@ class DispatchCombine(_Common):
         """
         seconds = self.operators.attention(batch, len(tokens))
         seconds += self.operators.projections(tokens)
-        cost.put("attention", slice(0, -1), np.repeat(seconds, self.tp, axis=1)[self.operators.window_of_layer])
+        seconds = seconds if len(seconds) == 1 else seconds[self.operators.window_of_layer]
+        cost.put("attention", slice(0, -1), self._on_devices(seconds))
         if len(self.dense):
-            cost.put("dense", self.dense, np.repeat(self.operators.dense(tokens), self.tp))
+            cost.put("dense", self._dense_rows, self._on_devices(self.operators.dense(tokens)))
         if self.tp > 1:
             self._reduce(cost, "attention_reduce", np.arange(self.model.layers), tokens)
             self._reduce(cost, "dense_reduce", self.dense, tokens)
+
+    def _on_devices(self, seconds: np.ndarray) -> np.ndarray:
+        """Return *seconds* [..., G] of groups as those of their devices [..., D]."""
+        return seconds if self.tp == 1 else np.repeat(seconds, self.tp, axis=-1)
 
     def _reduce(self, cost: StepCost, phase: str, layers: np.ndarray, tokens: np.ndarray) -> None:
         """Put the all-reduce of each group's *tokens* [G] into *cost*.
@@ -195,20 +203,22 @@ class DispatchCombine(_Common):
         routing.dispatch(self.chosen[rows], home, self.slots.device, self.slots.slot, self.per_node,
                          self.scenario.parallelism.deduplicate, tokens, None if gather else copies, visits)
         at_home = np.bincount(home, minlength=self.n_devices)
-        cost.put("gate", self.moe, self.operators.gate(at_home))
+        cost.put("gate", self._moe_rows, self.operators.gate(at_home))
         if gather:
             self._gather(cost, at_home)
         else:
             self._exchange(cost, "dispatch", copies, visits)
             self._exchange(cost, "combine", copies, visits, reverse=True)
         if len(self._shared):
-            cost.put("shared", self.moe, self.operators.shared(at_home))
-        cost.put("experts", self.moe, self.operators.experts(tokens))
-        cost.note_load(tokens)
+            cost.put("shared", self._moe_rows, self.operators.shared(at_home))
+        cost.put("experts", self._moe_rows, self.operators.experts(tokens))
+        cost.note_load(tokens, routing.work(tokens)[0])
 
 
 class ContextCoherent(_Common):
     """Tokens stay where their first expert is; every device holds every request's context."""
+
+    operators: Operators  # scenarios with a profile are refused
 
     def __init__(self, inputs: Inputs, network: Network):
         super().__init__(inputs, network)
@@ -228,8 +238,8 @@ class ContextCoherent(_Common):
         present = self._count(where, np.ones(len(where)))
         self._local(cost, batch, where, present)
         self._exchange(cost, "dispatch", copies)
-        cost.put("experts", self.moe, self.operators.experts(tokens))
-        cost.note_load(tokens)
+        cost.put("experts", self._moe_rows, self.operators.experts(tokens))
+        cost.note_load(tokens, routing.work(tokens)[0])
         self._combine(cost, batch, returns)
         self._close(cost, batch, present)
         self._host(cost, batch.tokens(self.scenario.n_groups))
@@ -261,10 +271,10 @@ class ContextCoherent(_Common):
         seconds += self.operators.projections(tokens)
         cost.put("attention", slice(0, -1), seconds[self.operators.window_of_layer, self._segment])
         if len(self.dense):
-            cost.put("dense", self.dense, self.operators.dense(tokens)[self._segment[self.dense]])
-        cost.put("gate", self.moe, self.operators.gate(tokens[:-1]))
+            cost.put("dense", self._dense_rows, self.operators.dense(tokens)[self._segment[self.dense]])
+        cost.put("gate", self._moe_rows, self.operators.gate(tokens[:-1]))
         if len(self._shared):  # after the exchange: where the token is then
-            cost.put("shared", self.moe, self.operators.shared(tokens[1:]))
+            cost.put("shared", self._moe_rows, self.operators.shared(tokens[1:]))
 
     def _combine(self, cost: StepCost, batch: Batch, returns: np.ndarray) -> None:
         """Put the return of partial sums and, for prompts, the sum of all devices' experts into *cost*."""
@@ -272,7 +282,7 @@ class ContextCoherent(_Common):
         if batch.n_prefill_tokens:
             size = np.array([batch.n_prefill_tokens * self.token_bytes])
             collective = self.network.all_reduce(size, self.n_devices)
-            cost.put("combine", self.moe, cost.seconds[self.moe, INDEX["combine"]] + collective.time_s)
+            cost.put("combine", self._moe_rows, cost.seconds[self.moe, INDEX["combine"]] + collective.time_s)
             cost.add_bytes("combine", collective.loads * len(self.moe))
             cost.note_traffic("combine", of_reduction(self.network, size, self.n_devices, collective.loads))
 

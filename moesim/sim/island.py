@@ -39,10 +39,11 @@ class Island:
         self._needs = Needs(scenario)
         self.record = Record(network, scenario.span_steps, _first_devices(scenario))
         self.replacing = Replacing(inputs, network, self.record) if scenario.online else None
-        self.peak = np.zeros(len(groups), np.int64)  # blocks in use
+        self.peak = [0] * len(groups)  # blocks in use
         self._clock = self._new_clock()
         self._planned: list[Work] | None = None
         self._rows = inputs.rows.source()
+        self._numbers = np.arange(len(groups))
         self._n_rows = inputs.trace.n_tokens if inputs.routing is not None else 1
         self._factors = scenario.engine.factors(scenario.seed, number) if scenario.engine.jitter else None
         self._reporting = getattr(scenario.request_router, "period", 0.0) > 0
@@ -84,15 +85,14 @@ class Island:
             if placement is not None:
                 self.costs.place(placement)
 
-    def step(self) -> np.ndarray:
-        """Run one forward pass; return the requests that are done.
+    def step(self) -> np.ndarray | None:
+        """Run one forward pass; return the requests that are done, or None if the scheduler runs nothing.
 
-        If the engine schedules asynchronously, the step after it is planned as it begins. Raises ``RuntimeError`` if
-        the scheduler runs nothing although requests wait.
+        If the engine schedules asynchronously, the step after it is planned as it begins.
         """
         planned = self._planned or self._plan()
         if planned is None:
-            raise RuntimeError("the scheduler runs nothing although requests wait")
+            return None
         batch = self._batch(planned)
         facts, reached = self._facts(batch), self._live.reached[batch.prefill]
         stepped = [group.advance(*work) for group, work in zip(self.groups, planned, strict=True)]
@@ -101,7 +101,7 @@ class Island:
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
         self._shake(costs)
         starts = self._clock.run(costs)
-        facts |= {"end_s": self.now, "load_max_over_mean": float(np.mean([c.load_max_over_mean for c in costs]))}
+        facts |= {"end_s": self.now, "load_max_over_mean": sum(c.load_max_over_mean for c in costs) / len(costs)}
         self.record.add(facts | self._needs.of(batch, costs, reached), costs, starts)
         if self.replacing is not None:
             self.replacing.saw(batch)
@@ -115,7 +115,7 @@ class Island:
                 cost.seconds *= factor
 
     def _note_peak(self) -> None:
-        self.peak = np.maximum(self.peak, [g.pool.capacity - g.pool.free for g in self.groups])
+        self.peak = [max(p, g.pool.capacity - g.pool.free) for p, g in zip(self.peak, self.groups, strict=True)]
 
     def _plan(self) -> list[Work] | None:
         """Return what each group runs next; None if nobody runs anything."""
@@ -131,7 +131,7 @@ class Island:
         """Return what the record says of a step that begins."""
         groups = self.groups
         return {"start_s": self.now, "end_s": self.now, "prefill_tokens": batch.n_prefill_tokens,
-                "decode_tokens": len(batch.decode), "decode_rows": len(np.unique(batch.decode_rows)),
+                "decode_tokens": len(batch.decode), "decode_rows": len(set(batch.decode_rows.tolist())),
                 "running": sum(len(g.running) for g in groups), "waiting": sum(g.n_waiting for g in groups),
                 "kv_tokens": sum(int(self._live.computed[g.running].sum()) for g in groups)}
 
@@ -141,26 +141,26 @@ class Island:
         rows.next_step()
         requests = np.concatenate([r for r, _ in planned])
         tokens = np.concatenate([t for _, t in planned])
-        group = np.repeat(np.arange(len(planned)), [len(r) for r, _ in planned])
+        group = np.repeat(self._numbers, [len(r) for r, _ in planned])
         past = live.computed[requests]
         sampled = live.left(requests) == tokens
         decodes = sampled & (tokens == 1) & (live.produced[requests] > 0)  # else: a chunk of what is computed again
-        d = np.flatnonzero(decodes)
-        decoding = requests[d]
-        pad_group, pad_rows = self._padding(np.bincount(group, tokens, len(planned)).astype(np.int64))
-        if len(d) == len(requests):
-            p, prompts, prompt_rows = d[:0], requests[:0], d[:0]
+        pad_group, pad_rows = self._padding(np.array([int(t.sum()) for _, t in planned]))
+        if decodes.all():
+            none = requests[:0]
+            prefills = (none, none, none, sampled[:0], none, none)
         else:
-            p = np.flatnonzero(~decodes)
+            p, d = np.flatnonzero(~decodes), np.flatnonzero(decodes)
             prompts = requests[p]
-            prompt_rows = rows.span(prompts, live.prompt[prompts], past[p], tokens[p])
-        return Batch(prompts, tokens[p], past[p], sampled[p], group[p], prompt_rows, decoding, past[d] + 1, group[d],
-                     rows.decode(decoding, past[d] - live.prompt[decoding]), pad_group, pad_rows)
+            prefills = (prompts, tokens[p], past[p], sampled[p], group[p],
+                        rows.span(prompts, live.prompt[prompts], past[p], tokens[p]))
+            requests, past, group = requests[d], past[d], group[d]
+        return Batch(*prefills, requests, past + 1, group, rows.decode(requests, past - live.prompt[requests]),
+                     pad_group, pad_rows)
 
     def _padding(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return group and trace row of every token that fills up a step of *tokens* [G] to a captured size."""
-        more = self._scenario.engine.padded(tokens) - tokens
-        group = np.repeat(np.arange(len(tokens)), more)
+        group = np.repeat(self._numbers, self._scenario.engine.padded(tokens) - tokens)
         return group, self._rows.padding(len(group), self._n_rows)
 
     def _finish(self, stepped: list[np.ndarray]) -> np.ndarray:

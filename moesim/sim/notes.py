@@ -6,10 +6,10 @@ import pandas as pd
 
 from moesim.network import Network, validity
 from moesim.sim.inputs import Inputs
-from moesim.sim.operators import Operators
+from moesim.sim.operators import Pricing
 
 
-def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: Operators, network: Network
+def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: Pricing, network: Network
           ) -> list[str]:
     """Return the warnings of a run: routing, overlap, online placement, network, *operators* outside what was measured.
     """

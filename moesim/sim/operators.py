@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,16 +34,49 @@ class ByCount:
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Return seconds for every entry of *tokens*."""
         tokens = tokens.astype(np.int64, copy=False)
-        most = int(tokens.max(initial=0))
-        if most >= len(self._seconds):
-            unknown = np.full(2 * most + 1 - len(self._seconds), np.nan)
+        try:
+            seconds = self._seconds[tokens]
+        except IndexError:  # more than ever before
+            unknown = np.full(2 * int(tokens.max()) + 1 - len(self._seconds), np.nan)
             self._seconds = np.concatenate([self._seconds, unknown])
-        seconds = self._seconds[tokens]
-        missing = np.unique(tokens[np.isnan(seconds)])
-        if len(missing) == 0:
+            seconds = self._seconds[tokens]
+        unknown = np.isnan(seconds)
+        if not unknown.any():
             return seconds
+        missing = np.unique(tokens[unknown])
         self._seconds[missing] = self._time(missing)
         return self._seconds[tokens]
+
+
+class Pricing(Protocol):
+    """What says how long a step's pieces take: ``Operators`` from kernels, ``Profiled`` from measured layers."""
+
+    windows: np.ndarray           # the model's attention windows (0: none), each once
+    window_of_layer: np.ndarray   # which of them a layer has
+
+    def projections(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of an attention block without attention itself."""
+
+    def dense(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the feed-forward of a layer without experts."""
+
+    def gate(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of what comes before the experts of a layer."""
+
+    def shared(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of the shared experts."""
+
+    def head(self, samples: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of what opens and closes a step of *tokens* of which *samples* give an output token."""
+
+    def attention(self, batch: Batch, n_groups: int) -> np.ndarray:
+        """Return the seconds of a layer's attention in every group, for each window: [windows, groups]."""
+
+    def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
+        """Return the seconds of each device's experts, from their true tokens [layers, devices, experts]."""
+
+    def extrapolated(self) -> list[str]:
+        """Return a warning for each piece that was asked for beyond what was measured."""
 
 
 class Operators:

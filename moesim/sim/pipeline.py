@@ -162,15 +162,15 @@ class Pipeline(Island):
         """Whether a batch is under way, or a request runs or waits here."""
         return bool(self._flights) or super().busy
 
-    def step(self) -> np.ndarray:
-        """Schedule a batch, or wait for the oldest; return the requests that are done."""
+    def step(self) -> np.ndarray | None:
+        """Schedule a batch, or wait for the oldest; return the requests that are done, None if nothing can be done."""
         if len(self._flights) < self._scenario.parallelism.pp:
             planned = self._plan()
             if planned is not None:
                 self._depart(planned)
                 return _NONE
         if not self._flights:
-            raise RuntimeError("the scheduler runs nothing although requests wait")
+            return None
         return self._arrive(self._flights.popleft())
 
     def _depart(self, planned: list[Work]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from moesim.scenario import Scenario
 from moesim.sim.cost import Batch
 from moesim.sim.operators import ByCount
+from moesim.sim.routing import work
 
 
 class Profiled:
@@ -55,6 +56,10 @@ class Profiled:
         """Return the seconds of the norm before experts; the gate itself is part of them."""
         return self._expert_norm(tokens)
 
+    def shared(self, tokens: np.ndarray) -> np.ndarray:
+        """Raise: a profile has no shared experts, and a model that has some is refused when this is made."""
+        raise AssertionError("a model with shared experts has no profile")
+
     def head(self, samples: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of embedding, last norm, output head and sampler."""
         return self._head(samples) + self._opening(tokens)
@@ -62,21 +67,24 @@ class Profiled:
     def attention(self, batch: Batch, n_groups: int) -> np.ndarray:
         """Return the seconds of a layer's attention in every group, [1, groups]."""
         found = np.zeros((1, n_groups))
-        for group in range(n_groups):
-            p, d = batch.prefill_group == group, batch.decode_group == group
-            work = batch.prefill_tokens[p], batch.prefill_past[p], batch.decode_kv[d]
+        ends = np.arange(n_groups + 1)
+        p, d = batch.prefill_group.searchsorted(ends).tolist(), batch.decode_group.searchsorted(ends).tolist()
+        for group in range(n_groups):  # requests are in order of their groups
+            chunks, decodes = slice(p[group], p[group + 1]), slice(d[group], d[group + 1])
+            work = batch.prefill_tokens[chunks], batch.prefill_past[chunks], batch.decode_kv[decodes]
             found[0, group] = self._profile.attention(*work)
             if not self._profile.attention.inside(*work):
                 self._outside.add("attention")
         return found
 
     def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
-        """Return the seconds of the experts of one device, from the true tokens of each ([..., experts])."""
+        """Return the seconds of each device's experts, from their true tokens [layers, devices, experts]."""
         table = self._profile.experts
         assert table is not None, "checked when made"
-        tokens = tokens_per_expert.sum(axis=-1) / self._top_k
+        load, active = work(tokens_per_expert)
+        tokens = load / self._top_k
         self._check("experts", tokens, table.tokens[-1])
-        return table(tokens, np.count_nonzero(tokens_per_expert, axis=-1))
+        return table(tokens, active)
 
     def extrapolated(self) -> list[str]:
         """Return a warning for each piece that was asked for beyond what was measured."""

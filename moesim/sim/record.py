@@ -23,21 +23,25 @@ class Record:
         self._network, self._first_devices = network, first_devices
         self._span_steps = span_steps
         self._steps: list[dict[str, Any]] = []
+        self._times: list[np.ndarray] = []  # of each step, mean over devices, seconds [PHASES]
+        self._waits: list[float] = []
+        self._seen: np.ndarray | bool = False  # which phases any layer of any step has had, bool [layers + 1, PHASES]
         self._spans: list[pd.DataFrame] = []
         self._link_bytes: dict[str, np.ndarray] = {}
 
     def add(self, facts: dict[str, Any], costs: Sequence[StepCost], starts: Sequence[np.ndarray]) -> None:
         """Record one step: *facts* (start_s, end_s and counts), *costs* and *starts* of every phase, of both halves."""
         step = len(self._steps)
-        times: dict[str, float] = {}
+        times = np.zeros(len(PHASES))
         for cost in costs:
-            means = cost.seconds.sum(axis=0).mean(axis=1)
-            for i in np.flatnonzero(cost.present.any(axis=0)):
-                times[f"{PHASES[i]}_s"] = times.get(f"{PHASES[i]}_s", 0.0) + means[i]
-        wait = facts["end_s"] - facts["start_s"] - sum(times.values())
+            times += cost.seconds.sum(axis=0).sum(axis=1) / cost.seconds.shape[2]
+            self._seen = self._seen | cost.present
+        wait = facts["end_s"] - facts["start_s"] - sum(times.tolist())
         if len(costs) > 1:
             wait = _idle(facts, costs, starts)
-        self._steps.append({"step": step} | facts | times | {"wait_s": max(0.0, wait)})
+        self._steps.append({"step": step} | facts)
+        self._times.append(times)
+        self._waits.append(max(0.0, wait))
         for half, (cost, start) in enumerate(zip(costs, starts, strict=True)):
             if self._span_steps < 0 or step < self._span_steps:
                 self._spans.append(_spans(step, half, cost, start, self._first_devices))
@@ -50,7 +54,11 @@ class Record:
 
     def steps(self) -> pd.DataFrame:
         """Return the table of steps; a phase that a step lacks took 0 s."""
-        return pd.DataFrame(self._steps).fillna(0.0)
+        if not self._steps:
+            return pd.DataFrame()
+        seen = np.flatnonzero(np.any(self._seen, axis=0))
+        phases = pd.DataFrame(np.stack(self._times)[:, seen], columns=[f"{PHASES[i]}_s" for i in seen])
+        return pd.concat([pd.DataFrame(self._steps), phases, pd.DataFrame({"wait_s": self._waits})], axis=1)
 
     def spans(self) -> pd.DataFrame:
         """Return the table of spans, in order of step, half, layer, phase and device."""

@@ -101,18 +101,23 @@ def _dispatch_single(experts, home, device, slot, deduplicate, tokens, copies): 
     """As ``dispatch``, where every expert has one replica."""
     n_tokens, n_layers, k = experts.shape
     seen = np.full(tokens.shape[1], -1, np.int64)
+    count = np.empty(device.shape[1], np.int32)  # tokens per expert: counted first, put in their slots once
     for l in range(n_layers):  # layer by layer: the counts of one layer stay in cache
         of, at = device[l], slot[l]
+        count[:] = 0
         for t in range(n_tokens):
             visit = l * n_tokens + t
             for j in range(k):
                 e = experts[t, l, j]
-                d = of[e]
-                tokens[l, d, at[e]] += 1
+                count[e] += 1
                 if copies is not None:  # compiled apart: None costs nothing
+                    d = of[e]
                     if not deduplicate or seen[d] != visit:
                         copies[l, home[t], d] += 1
                         seen[d] = visit
+        for e in range(len(count)):
+            if count[e]:
+                tokens[l, of[e], at[e]] += count[e]
 
 
 @njit(cache=True)
@@ -139,6 +144,19 @@ def _dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies
                 if visits is not None and visited[d // per_node] != visit:
                     visits[l, here, d // per_node] += 1
                     visited[d // per_node] = visit
+
+
+@njit(cache=True)
+def work(tokens):  # type: ignore[no-untyped-def]
+    """Return what *tokens* per slot [L, D, S] come to: all of a device, and its slots that have any; int64 [L, D]."""
+    n_layers, n_devices, n_slots = tokens.shape
+    load, active = np.zeros((2, n_layers, n_devices), np.int64)
+    for l in range(n_layers):
+        for d in range(n_devices):
+            for s in range(n_slots):
+                load[l, d] += tokens[l, d, s]
+                active[l, d] += tokens[l, d, s] > 0
+    return load, active
 
 
 @njit(cache=True)

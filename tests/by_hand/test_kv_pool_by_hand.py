@@ -57,6 +57,20 @@ def test_hits_are_whole_blocks_and_leave_a_token_to_compute() -> None:
     assert pool.found(2, 5) == 2
 
 
+def test_what_was_computed_twice_is_found_until_the_last_of_it_is_forgotten() -> None:
+    pool = prefix_pool(4, [1, 2, 9], [1, 2, 8], [3, 4, 5, 6, 7], [1, 2, 7])
+    for request in (0, 1):  # both begin before either has filled its first block: nothing is found
+        assert pool.take(request, 0, 3)
+    for request in (0, 1):
+        pool.filled(np.array([request]), np.array([3]))
+    pool.release(0)  # its blocks, the last first, are forgotten before those of 1
+    assert pool.free == 2 and pool.found(3, 3) == 2
+    assert pool.take(2, 0, 3) and pool.free == 0  # over both blocks of 0
+    assert pool.found(3, 3) == 2  # in the block of 1
+    pool.release(1)
+    assert pool.grow(2, 8) and pool.free == 0 and pool.found(3, 3) == 0
+
+
 def test_shared_blocks_count_once_and_stay_while_somebody_uses_them() -> None:
     """Blocks of 0: 1 2 | 3 4 | 5. Request 1 shares two of them and takes one for 9; request 2 needs three others."""
     pool = prefix_pool(4, [1, 2, 3, 4, 5], [1, 2, 3, 4, 9], [7] * 6)

@@ -121,7 +121,7 @@ def test_kinds_of_steps_and_time_that_two_share() -> None:
         "island": [0, 1, 0, 0], "start_s": [0.0, 0.0, 2.0, 7.0], "end_s": [4.0, 8.0, 6.0, 8.0],
         "prefill_tokens": [5, 0, 0, 3], "decode_tokens": [0, 2, 1, 1],
         "model_flop_bf16": [8.0, 4.0, 1.0, 3.0], "read_bytes": [2.0, 10.0, 5.0, 1.0]})
-    devices = {"step_together": 2, "stages": 1, "peak_flop_per_s": {"bf16": 4.0}, "bandwidth_bytes_per_s": 1.0}
+    devices = {"step_together": 2, "peak_flop_per_s": {"bf16": 4.0}, "bandwidth_bytes_per_s": 1.0}
     table = utilisation(steps, {"devices": devices})
     assert list(table.index) == ["prefill", "decode", "mixed", "all"]
     assert table["steps"].tolist() == [1, 2, 1, 4] and table["time_s"].tolist() == [4, 10, 1, 15]

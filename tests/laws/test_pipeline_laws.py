@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import moesim
 from moesim import metrics
-from moesim.sim import engine
+from moesim.sim import fleet
 from moesim.sim.engine import Engine
 from moesim.sim.inputs import prepare
 from moesim.sim.pipeline import Pipeline
@@ -130,7 +130,7 @@ def test_one_stage_is_no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop of pipelines with a single stage gives what engines without stages give, column by column."""
     scenario = moesim.load(TINY, (*SIX, *MANY, "kv={block: 4, blocks: 9}"))
     plain = moesim.simulate(scenario)
-    monkeypatch.setattr(engine, "Island", Pipeline)
+    monkeypatch.setattr(fleet, "Island", Pipeline)
     staged = moesim.simulate(scenario)
     assert "end_s_stage_0" in staged.steps and plain.requests["preemptions"].sum() > 0
     for table in ("requests", "spans", "links", "memory"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import moesim
-from moesim import config, registry
+from moesim import config, fits, registry
 from moesim.config import find_file
 from moesim.document import read, read_text
 from moesim.hardware import HardwareSpec
@@ -231,11 +231,11 @@ def test_weights_that_fill_the_memory_to_the_last_expert(tmp_path: Path) -> None
     assert whole.model.expert_bytes == 3 * 64 * 32 * 2 == 12288
     three = moesim.load(TINY, ("model.moe.experts=3", "trace.synthetic.experts=3"))
     for made in (whole, three):
-        demand = moesim.scenario.weight_bytes_per_device(made)
+        demand = fits.weight_bytes_per_device(made)
         assert demand == 4 * 12288 + made.model.non_expert_bytes(1)
-        fits, full = (("memory_fraction=0.5", f"hardware.device.memory=[{{name: hbm, capacity: {2 * bytes_} B, "
+        enough, full = (("memory_fraction=0.5", f"hardware.device.memory=[{{name: hbm, capacity: {2 * bytes_} B, "
                        "bandwidth: 100 GB/s}]") for bytes_ in (demand + 1, demand))
-        assert moesim.scenario.usable_bytes(moesim.override(made, fits)) == demand + 1
+        assert fits.usable_bytes(moesim.override(made, enough)) == demand + 1
         assert any("the weights do not fit" in line for line in problems(partial(moesim.override, made, full)))
 
 

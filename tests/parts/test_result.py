@@ -18,7 +18,7 @@ SPANS = pd.DataFrame(
     [(0, 0, 1, "processor", "attention", 0.0, 2e-6), (0, 0, 0, "links", "dispatch", 2e-6, 5e-6),
      (1, -1, 0, "processor", "head", 5e-6, 5.5e-6)],
     columns=["step", "layer", "device", "server", "phase", "start_s", "end_s"])
-DEVICES = {"count": 2, "step_together": 2, "stages": 1, "idle_power_w": 10.0, "busy_power_w": 25.0,
+DEVICES = {"count": 2, "step_together": 2, "idle_power_w": 10.0, "busy_power_w": 25.0,
            "bandwidth_bytes_per_s": 8.0, "peak_flop_per_s": {"bf16": 5.0, "fp8": 10.0}}
 
 

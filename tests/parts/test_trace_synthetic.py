@@ -61,6 +61,24 @@ def test_without_any_parameter_routing_is_uniform() -> None:
     assert abs(counts - mean).max() < 5 * (mean * 0.75) ** 0.5  # five standard deviations of a binomial
 
 
+def test_a_gate_without_preferences_chooses_any_experts_in_any_order() -> None:
+    gate = GateParameters(sigma_b=0, a=0, s=0, sigma_d=0, domains=1)
+    trace = SyntheticTrace(parameters=gate, requests=1, prompt_tokens=6000, output_tokens=0, layers=10, experts=5,
+                           top_k=3).generate()
+    assert trace.probs is None and trace.meta["generator"]["name"] == "uniform"
+    orders, counts = np.unique(trace.experts.reshape(-1, 3), axis=0, return_counts=True)
+    assert len(orders) == 5 * 4 * 3 and all(len(set(order)) == 3 for order in orders.tolist())
+    assert abs(counts - 1000).max() < 5 * 1000 ** 0.5  # five standard deviations
+
+
+def test_any_experts_of_the_most_that_there_may_be() -> None:
+    gate = GateParameters(sigma_b=0, a=0, s=0, sigma_d=0, domains=1)
+    trace = SyntheticTrace(parameters=gate, requests=1, prompt_tokens=2000, layers=1, experts=65536, top_k=2).generate()
+    assert trace.experts.min() < 1000 and trace.experts.max() > 64_000
+    every = SyntheticTrace(parameters=gate, requests=1, prompt_tokens=9, layers=2, experts=4, top_k=4).generate()
+    assert (np.sort(every.experts) == np.arange(4)).all()
+
+
 @pytest.mark.parametrize("name", ["sigma_b", "sigma_d", "a", "s"])
 def test_each_parameter_does_what_it_is_for(name: str) -> None:
     def statistics(value: float) -> dict:

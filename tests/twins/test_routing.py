@@ -62,6 +62,11 @@ def test_dispatch(case: tuple[int, int, int, int, int], deduplicate: bool) -> No
     again = np.zeros_like(tokens), np.zeros_like(copies)
     routing.dispatch(chosen, home, slots.device, slots.slot, 2, deduplicate, *again, None)
     assert (again[0] == tokens).all() and (again[1] == copies).all()
+    alone = np.zeros_like(tokens)
+    routing.dispatch(chosen, home, slots.device, slots.slot, 2, deduplicate, alone, None, None)
+    assert (alone == tokens).all()
+    load, active = routing.work(tokens)
+    assert (load == tokens.sum(axis=2)).all() and (active == np.count_nonzero(tokens, axis=2)).all()
 
     load: Counter[tuple[int, int, int]] = Counter()
     sent: Counter[tuple[int, int, int]] = Counter()
