@@ -76,7 +76,7 @@ def test_groups_keep_no_reports_that_nobody_asks_for(tmp_path: Path) -> None:
 
     engine = Engine(prepare(dense(tmp_path, [(0, 1, 3)], 2)))
     engine.run()
-    assert [group._reports for group in engine._groups_of_all] == [[], []]
+    assert [group._reports for island in engine._islands for group in island.groups] == [[], []]
 
 
 @pytest.mark.parametrize("wrong", ["-1 s", "100"])
