@@ -100,8 +100,6 @@ class _Common:
         """Put dispatch by all-gather into *cost*, and combine by reduce-scatter: all devices get all tokens [D].
 
         Hidden states, weights and numbers of the chosen experts (4 bytes each; assumed) are gathered one after another.
-        Shares that are uneven take as long as even ones with which the busiest link of a ring has as much to carry:
-        past the device with the smallest share go all the others.
         """
         key = at_home.tobytes()  # the same few sizes come again and again
         if key not in self._gathers:
@@ -114,13 +112,9 @@ class _Common:
         """Return, for the phases of ``_gather``, the layers of *stage*, the seconds of each, and link bytes of all."""
         small = at_home * (4.0 * self.model.top_k)
         gathered = stage.network.all_gather(np.stack([at_home * self.token_bytes, small, small]))
-        n, total = self.n_devices, float(at_home.sum())
-        ring = total if n == 1 else n / (n - 1) * (total - at_home.min())
-        summed, slowest = (stage.network.reduce_scatter(np.array([tokens * self.token_bytes]), n)
-                           for tokens in (total, ring))
-        return [(block(stage.moe), phase, sum(timed.time_s.tolist()),
-                 stage.carried(of.loads.sum(axis=0)) * len(stage.moe))
-                for phase, of, timed in (("dispatch", gathered, gathered), ("combine", summed, slowest))]
+        summed = stage.network.scatter_sums(at_home * self.token_bytes)
+        return [(block(stage.moe), phase, sum(of.time_s.tolist()), stage.carried(of.loads.sum(axis=0)) * len(stage.moe))
+                for phase, of in (("dispatch", gathered), ("combine", summed))]
 
     def _exchange(self, cost: StepCost, phase: str, copies: np.ndarray, visits: np.ndarray | None = None,
                   reverse: bool = False) -> None:
