@@ -57,8 +57,7 @@ class Group:
     def __init__(self, requests: Requests, pool: Pool):
         self.requests, self.pool = requests, pool
         self.demand: Demand | None = None
-        self._turn = 0
-        self._served = np.zeros(len(requests), np.int64)  # the turn in which each came, or was last chosen
+        self.passed = np.zeros(len(requests), np.int64)  # steps in a row for which a scheduler did not choose each
         self.running = _NONE
         self.promised = 0      # KV tokens that all its requests, waiting ones too, need in the end
         self._waiting: list[tuple[int, int]] = []
@@ -82,20 +81,16 @@ class Group:
     def add(self, request: int) -> None:
         """Let *request*, new here, wait."""
         self.promised += int(self.requests.stored[request])
-        self._served[request] = self._turn
+        self.passed[request] = 0
         self._wait(request)
 
     def _wait(self, request: int) -> None:
         heapq.heappush(self._waiting, (int(self.requests.priority[request]), request))
 
-    def note_turn(self, requests: np.ndarray) -> None:
-        """Note that a scheduler has chosen *requests*, and passed over the others."""
-        self._turn += 1
-        self._served[requests] = self._turn
-
-    def passed(self, requests: np.ndarray) -> np.ndarray:
-        """Return how often each of *requests* has been passed over since it was chosen last, or came."""
-        return self._turn - self._served[requests]
+    def note_turn(self, able: np.ndarray, chosen: np.ndarray) -> None:
+        """Note that of the requests *able* to run a scheduler has *chosen* some, and passed over the others."""
+        self.passed[able] += 1
+        self.passed[chosen] = 0
 
     def report(self, time_s: float) -> None:
         """Keep how many wait and run now that a step has ended, for routers that see no more than that."""

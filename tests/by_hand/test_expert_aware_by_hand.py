@@ -86,8 +86,8 @@ def test_nobody_starves(sets: list[list[int]], outputs: int, limits: tuple[int, 
     scheduler = ExpertAware(max_batch=max_batch, max_tokens=max_tokens, patience=patience)
     while len(group.running) or group.n_waiting:
         requests, tokens = scheduler.plan(group)
-        assert 0 < tokens.sum() <= max_tokens and (group.passed(requests) == 0).all()
-        assert (group.passed(group.running) < patience + len(sets)).all()
+        assert 0 < tokens.sum() <= max_tokens and (group.passed[requests] == 0).all()
+        assert (group.passed[group.running] < patience + len(sets)).all()
         group.complete(group.advance(requests, tokens))
     assert (group.requests.produced == outputs).all()
 

@@ -50,7 +50,7 @@ class ExpertAware:
         """Return who runs in the next step of *group*, and how many tokens of each."""
         who, past, left = self._candidates(group)
         requests, tokens = self._serve(group, who[self._order(group, who, past, left)])
-        group.note_turn(requests)
+        group.note_turn(who, requests)
         return requests, tokens
 
     def _candidates(self, group: Group) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ class ExpertAware:
         """Return the order in which *who* should run, as far as the step can have room: int64, indices of *who*."""
         if group.demand is None or len(who) == 0:
             return np.arange(len(who))
-        passed, tokens = group.passed(who), np.minimum(left, self.max_tokens)
+        passed, tokens = group.passed[who], np.minimum(left, self.max_tokens)
         overdue = np.flatnonzero(passed >= self.patience)
         order = [overdue[np.argsort(-passed[overdue], kind="stable")]]
         demand = group.demand(who, past, tokens)
