@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -176,12 +177,15 @@ class EngineOptions(Spec):
     waits up to a step more. ``graphs``: the largest number of tokens for which a CUDA graph is captured; a step of up
     to that many is filled up to a captured size, all groups of an island to the same, and groups without work run it
     too. ``eager``: what a larger step takes more, ``step``: what every step takes more (scheduling, sampling, output).
+    ``jitter``: standard deviation of a step's times over their mean; each step's are multiplied by a lognormal number
+    of mean 1, drawn from the scenario's seed. It shows how far a run is chaotic; no engine was measured for it.
     """
 
     asynchronous: bool = False
     graphs: int = Field(default=0, ge=0)
     eager: Seconds = 0.0
     step: Seconds = 0.0
+    jitter: float = Field(default=0.0, ge=0, lt=1)
 
     def padded(self, tokens: np.ndarray) -> np.ndarray:
         """Return the tokens that each group of an island runs to compute *tokens* [groups]: int64 [groups].
@@ -198,6 +202,13 @@ class EngineOptions(Spec):
     def added_s(self, tokens: int) -> float:
         """Return the seconds that the host adds to a step in which the fullest group has *tokens*."""
         return self.step + (self.eager if tokens > self.graphs else 0.0)
+
+    def factors(self, *seed: int) -> Iterator[float]:
+        """Return what the times of each step are multiplied by, one step after the other; the same for the same *seed*.
+        """
+        draw, spread = np.random.default_rng(seed), np.sqrt(np.log1p(self.jitter**2))
+        while True:
+            yield float(np.exp(spread * draw.standard_normal() - spread**2 / 2))
 
 
 class SLO(Spec):

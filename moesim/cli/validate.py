@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -66,9 +65,7 @@ def _with_run(path: Path, scenario: Path, overrides: list[str], out: Path | None
     checked = moesim.load(scenario, overrides)
     measured = runs.read(path)
     with waiting(f"simulating {len(measured.requests)} requests"):
-        began = time.perf_counter()
         found = runs.validate(measured, checked)
-        seconds = time.perf_counter() - began
     table, comparison = found.comparison.table().round(3), found.comparison
     print_rows(list(map(str, table.columns)), table.to_numpy(object).tolist())
     print()
@@ -79,7 +76,7 @@ def _with_run(path: Path, scenario: Path, overrides: list[str], out: Path | None
                  "output tokens/s over time (median error, %)": float(timeline["output_tok_per_s"])})
     for note in found.notes:
         message(f"note: {note}")
-    message(f"simulated and compared in {seconds:.1f} s")
+    message(f"simulated {len(measured.requests)} requests in {found.seconds:.1f} s")
     if out:
         with waiting("drawing"):
             report.save(found, out)

@@ -63,7 +63,8 @@ class MixedAttention:
         """Return the seconds of *chunks* of prompts behind *past* tokens, and decodes with these *contexts*.
 
         Several chunks count as one of as many tokens with as many pairs of query and key, which makes its past
-        sum(c (h + c / 2)) / sum(c) - sum(c) / 2: negative where they are short.
+        sum(c (h + c / 2)) / sum(c) - sum(c) / 2: negative where they are short; then they count as a chunk with fewer
+        tokens, as many pairs, and nothing before it.
         """
         n, new, before, mean = len(contexts), 0.0, 0.0, 0.0
         if len(chunks):
@@ -90,11 +91,9 @@ class MixedAttention:
     def _even(self, new: float, n: int, past: float, context: float) -> float:
         if past >= 0:
             return self._at(new, n, past, context)
-        # Less work than one chunk: down the slope of the table, not below a chunk whose causal work is the same.
-        step = float(self.past[self.past > 0][0])
-        none, some = self._at(new, n, 0.0, context), self._at(new, n, step, context)
-        least = self._at(max(new + 2 * past, float(self.chunk[1])), n, 0.0, context)
-        return max(none + (some - none) * past / step, least)
+        # Less work than one chunk of as many tokens: that of a shorter chunk with as many pairs, c * c / 2 of them.
+        same = math.sqrt(max(new * (new + 2 * past), 0.0))
+        return self._at(max(same, float(self.chunk[1])), n, 0.0, context)
 
     def _at(self, *place: float) -> float:
         """Return the table at *place*, linear in each axis."""

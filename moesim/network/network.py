@@ -56,6 +56,17 @@ class Network(Wiring):
         """Cost the sum of which each device keeps its share; arguments and results as ``all_reduce``."""
         return self.reduce(size, width, "reduce_scatter")
 
+    def scatter_sums(self, shares: np.ndarray) -> Collective:
+        """Cost a reduce-scatter of which each device keeps a share of its own: *shares* [D] bytes. One time, one load.
+
+        It takes as long as even shares with which the busiest link of a ring has as much to carry: past the device with
+        the smallest share go all others. Loads are those of even shares of as many bytes.
+        """
+        n, total = self.n_devices, float(np.sum(shares))
+        ring = total if n == 1 else n / (n - 1) * (total - float(np.min(shares)))
+        slowest, even = (self.reduce_scatter(np.array([size]), n) for size in (ring, total))
+        return Collective(slowest.time_s, even.loads)
+
     def all_gather(self, sent: np.ndarray) -> Collective:
         """Cost every device getting what all others hold: *sent* [..., D] bytes of each.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ class Validation:
     result: Result
     comparison: Comparison
     notes: list[str]
+    seconds: float  # of this machine, that the simulation took
 
 
 def validate(run: Run, scenario: Scenario) -> Validation:
@@ -41,14 +43,16 @@ def validate(run: Run, scenario: Scenario) -> Validation:
     if scenario.disaggregation is not None:
         raise scenario.error("disaggregation", "a measured run is compared with one engine or several alike; remove it")
     requests = requests_of(run, scenario)
+    began = time.perf_counter()
     result = Engine(prepare(scenario, requests)).run()
+    seconds = time.perf_counter() - began
     measured = run if run.timeline is not None else replace(run, timeline=of_requests(run))
     guess = simulated(result, scenario, _ticks(measured, float(result.requests["finish_s"].max())))
     if "token_s" in run.requests:
         tokens = pd.Series(token_s(result, scenario), dtype=object)
         guess = replace(guess, requests=guess.requests.assign(token_s=tokens))
     notes = [*_notes(run, scenario), *_left_out(guess), *result.meta["warnings"]]
-    return Validation(run, scenario, requests, result, compare(measured, guess), notes)
+    return Validation(run, scenario, requests, result, compare(measured, guess), notes, seconds)
 
 
 def _ticks(run: Run, until_s: float) -> np.ndarray:

@@ -6,6 +6,7 @@ of which are in memory; a step computes some of the others, and when all are com
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections.abc import Callable
 
@@ -62,6 +63,7 @@ class Group:
         self._waiting: list[tuple[int, int]] = []
         self.under_way = 0     # batches that have departed and not arrived
         self._held: list[int] = []  # preempted while their token is on its way: they wait when it has come
+        self._reports: list[tuple[float, int, int]] = []  # time, who waited and who ran, as steps ended
 
     @property
     def n_waiting(self) -> int:
@@ -89,6 +91,21 @@ class Group:
         """Note that of the requests *able* to run a scheduler has *chosen* some, and passed over the others."""
         self.passed[able] += 1
         self.passed[chosen] = 0
+
+    def report(self, time_s: float) -> None:
+        """Keep how many wait and run now that a step has ended, for routers that see no more than that."""
+        self._reports.append((time_s, self.n_waiting, len(self.running)))
+
+    def reported(self, time_s: float) -> tuple[int, int]:
+        """Return how many waited and ran after the last step that had ended by *time_s*; forget what was before it."""
+        known = bisect.bisect_right(self._reports, time_s, key=lambda report: report[0])
+        del self._reports[:max(known - 1, 0)]
+        return self._reports[0][1:] if known else (0, 0)
+
+    def newer(self, time_s: float) -> int:
+        """Return how many of those that run or wait arrived at *time_s* or later."""
+        here = np.concatenate([self.running, np.array([request for _, request in self._waiting], np.int64)])
+        return int(np.count_nonzero(self.requests.arrival_s[here] >= time_s))
 
     def admit(self, request: int, found: int, tokens: int, reserve: bool = False) -> bool:
         """Let the waiting *request* run: *found* of its tokens are computed, a step computes *tokens* more.

@@ -112,7 +112,7 @@ class _Common:
         """Return, for the phases of ``_gather``, the layers of *stage*, the seconds of each, and link bytes of all."""
         small = at_home * (4.0 * self.model.top_k)
         gathered = stage.network.all_gather(np.stack([at_home * self.token_bytes, small, small]))
-        summed = stage.network.reduce_scatter(np.array([at_home.sum() * self.token_bytes]), self.n_devices)
+        summed = stage.network.scatter_sums(at_home * self.token_bytes)
         return [(block(stage.moe), phase, sum(of.time_s.tolist()), stage.carried(of.loads.sum(axis=0)) * len(stage.moe))
                 for phase, of in (("dispatch", gathered), ("combine", summed))]
 

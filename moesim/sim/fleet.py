@@ -25,7 +25,8 @@ class Fleet:
         self.inputs, self.live, self.first = inputs, live, first
         self.scenario = scenario = inputs.scenario
         kind = Island if scenario.parallelism.pp == 1 else Pipeline
-        self.islands = [kind(inputs.of_island, live, self._groups(capacity, make)) for _ in range(scenario.n_islands)]
+        self.islands = [kind(inputs.of_island, live, self._groups(capacity, make), first + number)
+                        for number in range(scenario.n_islands)]
         self.groups = [group for island in self.islands for group in island.groups]
         self._even = len({group.pool.capacity for group in self.groups}) == 1
         self._routed = 0  # requests that have been given a group

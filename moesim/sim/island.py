@@ -15,7 +15,7 @@ from moesim.network import Network
 from moesim.scenario import Scenario
 from moesim.serving.group import Group, Requests
 from moesim.sim.background import background
-from moesim.sim.cost import Batch
+from moesim.sim.cost import Batch, StepCost
 from moesim.sim.events import EventClock
 from moesim.sim.expert_parallel import MODES
 from moesim.sim.halves import halves
@@ -29,9 +29,9 @@ Work = tuple[np.ndarray, np.ndarray]  # requests, and tokens of each
 
 
 class Island:
-    """*groups* on the devices of *inputs*' scenario, which serve some of the requests *live*."""
+    """*groups* on the devices of *inputs*' scenario, which serve some of the requests *live*; island *number*."""
 
-    def __init__(self, inputs: Inputs, live: Requests, groups: list[Group]):
+    def __init__(self, inputs: Inputs, live: Requests, groups: list[Group], number: int = 0):
         self._inputs, self._live, self.groups = inputs, live, groups
         self._scenario = scenario = inputs.scenario
         self.network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
@@ -45,6 +45,8 @@ class Island:
         self._rows = inputs.rows.source()
         self._numbers = np.arange(len(groups))
         self._n_rows = inputs.trace.n_tokens if inputs.routing is not None else 1
+        self._factors = scenario.engine.factors(scenario.seed, number) if scenario.engine.jitter else None
+        self._reporting = getattr(scenario.request_router, "period", 0.0) > 0
         self._split: Callable[[Batch], list[Batch]] = halves if scenario.overlap == "two_batch" else lambda b: [b]
 
     def _new_clock(self) -> Any:
@@ -97,12 +99,20 @@ class Island:
         self._note_peak()
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
+        self._shake(costs)
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": sum(c.load_max_over_mean for c in costs) / len(costs)}
         self.record.add(facts | self._needs.of(batch, costs, reached), costs, starts)
         if self.replacing is not None:
             self.replacing.saw(batch)
         return self._finish(stepped)
+
+    def _shake(self, costs: list[StepCost]) -> None:
+        """Let a step take the random share more or less that ``engine.jitter`` asks for."""
+        if self._factors is not None:
+            factor = next(self._factors)
+            for cost in costs:
+                cost.seconds *= factor
 
     def _note_peak(self) -> None:
         self.peak = [max(p, g.pool.capacity - g.pool.free) for p, g in zip(self.peak, self.groups, strict=True)]
@@ -161,6 +171,8 @@ class Island:
                 first = requests[np.isnan(live.first_token_s[requests])]
                 live.first_token_s[first] = self.now
                 all_done.append(group.complete(requests))
+            if self._reporting:
+                group.report(self.now)
         done = np.concatenate(all_done) if all_done else np.empty(0, np.int64)
         live.finish_s[done] = self.now
         return done

@@ -15,7 +15,7 @@ def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: P
     """
     traced = inputs.routing is not None and not inputs.scenario.traced.balanced
     return [*_routing(inputs), *(_repetition(steps) if traced else ()), *_sharing(inputs), *_online(inputs),
-            *_network(inputs, links, network), *operators.extrapolated()]
+            *_jitter(inputs), *_network(inputs, links, network), *operators.extrapolated()]
 
 
 def _routing(inputs: Inputs) -> list[str]:
@@ -66,6 +66,14 @@ def _online(inputs: Inputs) -> list[str]:
         return []
     return [f"placement.online: the solver is taken to need {online.solve_time:g} s (placement.online.solve_time) of a "
             f"processor that has nothing else to do, and the buffer for a layer's incoming experts no memory"]
+
+
+def _jitter(inputs: Inputs) -> list[str]:
+    jitter = inputs.scenario.engine.jitter
+    if not jitter:
+        return []
+    return [f"engine.jitter: the times of each step are multiplied by a random number of mean 1, standard deviation "
+            f"{jitter:g} (lognormal, from the scenario's seed)"]
 
 
 def _network(inputs: Inputs, links: pd.DataFrame, network: Network) -> list[str]:

@@ -181,6 +181,7 @@ class Pipeline(Island):
         self._note_peak()
         cost = self.costs.step(batch, self._n_flown % self._scenario.parallelism.pp)  # the space of one that is back
         self._n_flown += 1
+        self._shake([cost])
         facts |= self._needs.of(batch, [cost], reached)
         self._flights.append(_Flight(planned, stepped, facts, cost.load_max_over_mean, self._clock.begin(cost)))
 

@@ -1,8 +1,9 @@
 """How close does the simulator come to vLLM on real GPUs? Make everything in this folder again.
 
-Run `python studies/05_validation/study.py FOLDER`: FOLDER is a clone of casys-kaist/LLMServingSim (docs/howto/
-validate-against-a-run.md says which commit), or a folder with runs and profiles. It simulates both runs, writes the
-error table beside the one that LLMServingSim 2.0 published on the same runs, and a report of each.
+Run `python studies/05_validation/study.py FOLDER [PART ...]`. Parts: `runs` (both public runs, a report of each),
+`ablations` (the same with one thing left out, and many times with steps that differ at random), `gpt_oss` (published
+points of gpt-oss-120b). FOLDER holds the downloads (docs/howto/validate-against-a-run.md says which). Without a part:
+all. `study.py pages` draws and writes again what the CSV files have.
 """
 
 from __future__ import annotations
@@ -11,77 +12,79 @@ import shutil
 import sys
 from pathlib import Path
 
+import ablations
+import figures
+import gpt_oss
+import pages
 import pandas as pd
+import setting
 
-import moesim
 from moesim import runs
 from moesim.page import renewed
 from moesim.runs import report
-from moesim.runs.compare import STATISTICS
 
-HERE = Path(__file__).resolve().parent
-RUNS = {"llama": "Llama-3.1-8B", "qwen": "Qwen3-30B-A3B-Instruct-2507"}  # scenario -> folder of run and profile
+HERE = setting.HERE
 FIGURES = {"llama": ["timeline"], "qwen": ["scatter_ttft"]}  # of the reports, for the README
-SHOWN = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
+FILES = ("errors", "ablations", "ceiling", "gpt_oss")
 
 
-def main(folder: Path) -> None:
-    """Simulate the runs in *folder* and renew this one."""
-    found = {name: validate(folder, name) for name in RUNS}
-    for name, validation in found.items():
-        saved = report.save(validation, Path("out/05_validation") / name)
-        (HERE / "figures").mkdir(exist_ok=True)
-        for figure in FIGURES[name]:
-            shutil.copyfile(saved / f"figures/{figure}.png", HERE / f"figures/{name}-{figure}.png")
-    table = errors({name: validation.comparison for name, validation in found.items()})
-    table.to_csv(HERE / "errors.csv", index=False, float_format="%.6g")
+def main(asked: list[str]) -> None:
+    """Do the parts that are *asked* for, or all, with the downloads in the folder that is named; draw and write."""
+    parts = {"runs": both_runs, "ablations": left_out, "gpt_oss": points}
+    folders = [name for name in asked if name not in {*parts, "pages"}]
+    wanted = [name for name in parts if name in asked] or ([] if "pages" in asked else list(parts))
+    if len(folders) != bool(wanted) or not all(Path(folder).is_dir() for folder in folders):
+        raise SystemExit(f"study.py {' '.join(asked)}: give the folder of the downloads and any of {', '.join(parts)} "
+                         "(none: all), or only pages")
+    for name in wanted:
+        parts[name](Path(folders[0]).resolve())
+    tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in FILES}
+    figures.save_all(tables, HERE / "figures")
+    text = pages.words(tables)
     readme = HERE / "README.md"
-    text = words(table, found)
     readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text)
 
 
-def validate(folder: Path, name: str) -> runs.Validation:
-    """Return the run of the scenario *name*, found in *folder*, beside its simulation.
-
-    Layer times are those of LLMServingSim's profile of the GPU in *folder*. Raises ``ValueError``.
-    """
-    places = [sorted(folder.glob(f"**/RTXPRO6000/{pattern}")) for pattern in (
-        f"{RUNS[name]}/vllm/requests.jsonl", f"*/{RUNS[name]}/bf16/tp1/attention.csv")]
-    if not all(places):
-        raise ValueError(f"{folder}: holds no RTXPRO6000/{RUNS[name]}/vllm, or no profile of that model; give a clone "
-                         f"of casys-kaist/LLMServingSim")
-    profile = f"profile={{name: llmservingsim, path: {places[1][0].parent.parent}}}"
-    return runs.validate(runs.read(places[0][0].parent), moesim.load(HERE / f"{name}.yaml", [profile]))
+def both_runs(folder: Path) -> None:
+    """Simulate the two public runs in *folder*; save their errors, and a report of each."""
+    found = {name: setting.validate(folder, name) for name in setting.RUNS}
+    for name, validation in found.items():
+        print(f"{name}: simulated {len(validation.requests)} requests in {validation.seconds:.1f} s")
+        saved = report.save(validation, Path("out/05_validation") / name)
+        (HERE / "figures").mkdir(exist_ok=True)
+        for figure in FIGURES[name]:
+            shutil.copyfile(saved / f"figures/{figure}.png", HERE / f"figures/{name}-{figure}.png")
+    _save(errors({name: validation.comparison for name, validation in found.items()}), "errors")
 
 
 def errors(found: dict[str, runs.Comparison]) -> pd.DataFrame:
     """Return run, metric, statistic, measured and simulated (s), error in percent, and LLMServingSim's error."""
     peer = pd.read_csv(HERE / "peer.csv").rename(columns={"error_percent": "peer_error_percent"})
-    ours = pd.concat([c.errors.assign(run=name) for name, c in found.items()], ignore_index=True)
+    ours = pd.concat([c.errors.merge(c.ranks[["metric", "spearman"]], on="metric").assign(run=name)
+                      for name, c in found.items()], ignore_index=True)
     return peer.merge(ours, on=["run", "metric", "statistic"], validate="one_to_one")[
-        ["run", "metric", "statistic", "measured", "simulated", "error_percent", "peer_error_percent"]]
+        ["run", "metric", "statistic", "measured", "simulated", "error_percent", "peer_error_percent", "spearman"]]
 
 
-def words(table: pd.DataFrame, found: dict[str, runs.Validation]) -> str:
-    """Return the tables of the README."""
-    parts = []
-    for name, validation in found.items():
-        rows = table[table["run"] == name].set_index(["metric", "statistic"])
-        ranks = validation.comparison.ranks.set_index("metric")
-        lines = [f"**{validation.scenario.name}**, error in % of what was measured: moesim / LLMServingSim 2.0", "",
-                 f"| | measured mean (ms) | {' | '.join(STATISTICS)} | Spearman |",
-                 "|---|---:|" + "---:|" * (len(STATISTICS) + 1)]
-        for metric, text in SHOWN.items():
-            pairs = [f"{row.error_percent:+.1f} / {row.peer_error_percent:+.1f}"
-                     for row in (rows.loc[(metric, s)] for s in STATISTICS)]
-            lines.append(f"| {text} | {rows.loc[(metric, 'mean'), 'measured'] * 1e3:,.1f} | {' | '.join(pairs)} | "
-                         f"{ranks.loc[metric, 'spearman']:.3f} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+def left_out(folder: Path) -> None:
+    """Simulate both runs in *folder* without one thing after the other; save what that costs."""
+    replays = setting.spread(ablations.replay, ablations.tasks(str(folder)))
+    print(f"{len(replays)} replays: simulated in {sum(each.seconds for each in replays):.0f} s of one core")
+    _save(ablations.table(replays), "ablations")
+    _save(ablations.ceiling(replays), "ceiling")
+
+
+def points(folder: Path) -> None:
+    """Simulate the published points of gpt-oss-120b in *folder*; save them."""
+    rows = pd.DataFrame(setting.spread(gpt_oss.simulate, gpt_oss.tasks(folder)))
+    print(f"{len(rows)} points: simulated in {rows['seconds'].sum():.0f} s of one core")
+    _save(rows.drop(columns="seconds"), "gpt_oss")
+
+
+def _save(table: pd.DataFrame, name: str) -> None:
+    table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python studies/05_validation/study.py FOLDER (a clone of casys-kaist/LLMServingSim)")
-    main(Path(sys.argv[1]))
+    main(sys.argv[1:])

@@ -180,8 +180,8 @@ def test_a_user_who_is_refused_sends_the_next_one(tmp_path: Path) -> None:
 def test_dispatch_by_all_gather_sends_every_token_to_every_device(tmp_path: Path) -> None:
     """Prompts of 3 and 1 tokens on two devices; 4 bytes a token, a weight, the number of an expert; 1 byte/s after 5 s.
 
-    Gathers: 5 + 12 three times. Reduce-scatter of 4 tokens: each device sends half of 16 bytes, 5 + 8. Whatever
-    the experts: here every token stays where it is.
+    Gathers: 5 + 12 three times. Reduce-scatter: device 1 sends what it made of the 3 tokens home, 5 + 12; the one
+    token that goes the other way takes less. Whatever the experts: here every token stays where it is.
     """
     chosen = {"prompt": [[[0]], [[1]]], "decode": [[[0]]], "devices": [[0], [1]]}
     made = scenario(tmp_path, [(0, 3, 1), (0, 1, 1)], chosen, "parallelism.dispatch=all_gather",
@@ -189,8 +189,8 @@ def test_dispatch_by_all_gather_sends_every_token_to_every_device(tmp_path: Path
     result = moesim.simulate(made)
     spans = result.spans[result.spans["device"] == 0].set_index("phase")
     assert spans.loc["dispatch", "end_s"] - spans.loc["dispatch", "start_s"] == 3 * (5 + 12)
-    assert spans.loc["combine", "end_s"] - spans.loc["combine", "start_s"] == 5 + 8
-    # out of device 0: 3 tokens three times; out of device 1: 1; then half of the sum each, and as much comes in
+    assert spans.loc["combine", "end_s"] - spans.loc["combine", "start_s"] == 5 + 12
+    # out of device 0: 3 tokens three times; out of device 1: 1; then the other way round, and as much comes in
     assert result.links.set_index("class")["dispatch_bytes"].groupby(level=0).sum()["scale_up_out"] == 3 * (12 + 4)
     assert result.links.set_index("class")["combine_bytes"].groupby(level=0).sum()["scale_up_out"] == 16
     with pytest.raises(moesim.ConfigError, match="overlap: does not go with parallelism.dispatch all_gather"):

@@ -196,3 +196,16 @@ def test_of_links_in_a_row_the_slowest_counts() -> None:
 def test_devices_needed_are_rounded_up() -> None:
     with pytest.raises(CapacityError, match="use 5 devices of this kind or more"):
         Placement.from_device_of([[0, 1, 0, 1]] * 2, 2).check_capacity(10e9, 17e9)  # 80 / 17 = 4.7
+
+
+def test_uneven_shares_of_a_sum_take_as_long_as_the_largest_needs() -> None:
+    """Shares of 1, 2 and 4 kB in a ring of three: past the first device go 6, which even shares of 9 kB would do."""
+    net = Network(3, 3, IDEAL)
+    cost, even = net.scatter_sums(1e3 * np.array([1, 2, 4])), net.reduce_scatter(np.array([7e3]), 3)
+    assert cost.time_s == pytest.approx(6e3 / 10e9)
+    assert cost.loads.tolist() == even.loads.tolist()
+    same = net.scatter_sums(np.full(3, 7e3 / 3))
+    assert same.time_s == pytest.approx(even.time_s)
+    pair = Network(2, 2, IDEAL).scatter_sums(np.array([0.0, 8e3]))
+    assert pair.time_s == pytest.approx(8e3 / 10e9), "one device sends all that it made of the other's tokens"
+    assert Network(1, 1, IDEAL).scatter_sums(np.array([8e3])).time_s == 0

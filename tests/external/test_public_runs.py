@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,7 +75,7 @@ def test_the_replay_has_the_tokens_that_were_sent(shared_data: Path, repo: Path,
 
 
 # Largest errors of means and of 99th percentiles, percent.
-BARS = {"llama": ({"ttft": 4, "tpot": 1, "e2e": 1}, 4), "qwen": ({"ttft": 8, "tpot": 1.5, "e2e": 2}, 5)}
+BARS = {"llama": ({"ttft": 4, "tpot": 1, "e2e": 1}, 4), "qwen": ({"ttft": 6, "tpot": 1.5, "e2e": 1.5}, 6)}
 RANKS = {"llama": {"ttft": 0.97, "e2e": 0.97}, "qwen": {"ttft": 0.9, "e2e": 0.97}}  # why 0.9: the study's README
 
 
@@ -95,3 +97,31 @@ def test_the_study_comes_as_close_as_it_says(shared_data: Path, repo: Path, name
     written = pd.read_csv(repo / "studies/05_validation/errors.csv").set_index(["run", "metric", "statistic"])
     for metric in means:
         assert errors[metric, "mean"] == pytest.approx(written.loc[(name, metric, "mean"), "error_percent"], abs=0.05)
+
+
+def test_every_part_that_is_left_out_is_missed(repo: Path) -> None:
+    """Of the means of E2E: nothing left out comes closest, but for what the study says is within the noise."""
+    table = pd.read_csv(repo / "studies/05_validation/ablations.csv")
+    means = table[(table["statistic"] == "mean") & (table["metric"] == "e2e")].set_index(["run", "left_out"])
+    for run in PUBLISHED:
+        error = means.loc[run, "error_percent"].abs()
+        for what in ("uneven contexts (by their mean)", "measured layers: kernels of an H200",
+                     "measured layers: roofline", "time of steps without a graph"):
+            assert error[what] > error["nothing left out"] + 0.5, (run, what)
+
+
+@pytest.mark.slow
+def test_a_point_of_gpt_oss_comes_out_as_written(shared_data: Path, repo: Path, study_modules: Callable[..., Any]
+                                                 ) -> None:
+    with study_modules(repo / "studies/05_validation", ("setting", "gpt_oss")) as study:
+        points = study["gpt_oss"].published(shared_data / "serving/published")
+        written = pd.read_csv(repo / "studies/05_validation/gpt_oss.csv")
+        assert len(points) == 15
+        point = points.iloc[0].to_dict()
+        found = study["gpt_oss"].simulate(point, study["gpt_oss"].CHOSEN)
+        same = written[(written[study["gpt_oss"].KEYS] == points.iloc[0][study["gpt_oss"].KEYS]).all(axis=1)]
+        row = same[same["routing"] == study["gpt_oss"].CHOSEN].iloc[0]
+        assert found["simulated_tpot_ms"] == pytest.approx(row["simulated_tpot_ms"], rel=1e-3)
+        judged = study["gpt_oss"].judged(written).set_index("routing").loc[study["gpt_oss"].CHOSEN]
+    assert judged["zero_shot"] <= 25 and judged["one_factor"] <= 12
+    assert judged["spearman"] >= 0.97, "why not more: the study's README"

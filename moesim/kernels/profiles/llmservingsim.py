@@ -10,6 +10,7 @@ ValueError: bf16/tp1: no such folder; give the folder of a model's profile that 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,16 +34,18 @@ _COLUMNS = {"dense": ("layer", "tokens", "time_us"), "per_sequence": ("layer", "
 
 @part
 class Llmservingsim:
-    """``path``: the folder of one model and data type."""
+    """``path``: the folder of one model and data type. ``uneven``: false counts contexts by their mean alone."""
 
     path: str
+    uneven: bool = True
 
     def read(self, tp: int) -> LayerProfile:
         """Return the profile for *tp* devices. Raises ``ValueError`` for missing files, columns and layers."""
         folder = Path(self.path) / f"tp{tp}"
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder; give the folder of a model's profile that holds tp{tp}")
-        return _profile(self.path, folder, tuple(sorted((f.name, f.stat().st_mtime_ns) for f in folder.iterdir())))
+        found = _profile(self.path, folder, tuple(sorted((f.name, f.stat().st_mtime_ns) for f in folder.iterdir())))
+        return found if self.uneven else replace(found, attention=replace(found.attention, spread={}))
 
 
 @lru_cache(maxsize=4)
