@@ -124,7 +124,6 @@ class Decoding(Group):
             request = self._here.popleft()
             self.requests.computed[request] = self.requests.prompt[request]
             self.requests.produced[request] = 1
-            self._served[request] = self._turn
             self.running = np.append(self.running, request)
 
     def seen(self) -> Group:
