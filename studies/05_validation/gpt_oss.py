@@ -14,11 +14,11 @@ import moesim
 HERE = Path(__file__).resolve().parent
 LONG = 4096  # output tokens from which the first wave of requests is enough
 KEYS = ["isl", "osl", "concurrency"]
-# Nobody recorded the routing. The first is what was chosen beforehand (gpt_oss.yaml says why); the others show what the
+# Nobody recorded the routing. The first is what was chosen beforehand (gpt_oss.yaml says why); the other shows what the
 # choice is worth.
 CHOSEN = "skewed as gpt-oss-20b"
 _EVEN = "trace.synthetic.parameters={sigma_b: 0, a: 0, s: 0, sigma_d: 0, domains: 1}"
-ROUTINGS = {CHOSEN: [], "every expert equally likely": [_EVEN], "balanced": ["trace={balanced: true}"]}
+ROUTINGS = {CHOSEN: [], "every expert equally likely": [_EVEN]}
 
 
 def published(path: Path) -> pd.DataFrame:
