@@ -1,0 +1,18 @@
+"""Expert caches replayed without a machine: policies, prefetchers and batches on what a trace asks for.
+
+>>> stats = replay([{1, 2}, {0, 1}, {1, 2}, {0, 1}, {1, 2}], "lru", capacity=2)
+>>> stats.hits, stats.misses, stats.contract
+(4, 6, 'event')
+>>> stats = replay([{1, 2}, {0, 1}, {1, 2}, {0, 1}, {1, 2}], "lru", capacity=2, contract="sequential")
+>>> stats.hits, stats.misses
+(2, 8)
+"""
+
+from __future__ import annotations
+
+from moesim.memory.events import Events
+from moesim.memory.replaying import events_of, replay
+from moesim.memory.stats import CacheStats
+from moesim.memory.terms import CacheError
+
+__all__ = ["CacheError", "CacheStats", "Events", "events_of", "replay"]

@@ -1,0 +1,292 @@
+"""The replay loop: one pass over the events of a trace, whatever the policy. Its plain twin is in the tests.
+
+An event is classified against what is resident when it begins; only then is room made and what was missed admitted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, typeof, types
+
+from moesim.memory.terms import (
+    COLUMNS,
+    COUNT,
+    DRAW,
+    DUE,
+    FACTS,
+    FLAG,
+    FLAGS,
+    HERE,
+    LAST,
+    LAYER,
+    LAYERS,
+    MARK,
+    NEVER,
+    NEXT,
+    PHASE,
+    SCORE,
+    SEEN,
+    SINCE,
+    START,
+    TIME,
+    VALUE,
+    mixed,
+)
+
+HITS, MISSES, FETCHED, USED, UNUSED = range(5)  # columns of ``Found.counts``
+BYPASS, HORIZON, CROSSES, SEED, N_LAYERS = range(5)  # entries of ``Given.options``
+
+
+class Stream(NamedTuple):
+    """Say what is asked for: events [N] and the keys of each, accesses [A]."""
+
+    starts: np.ndarray  # int64 [N + 1]
+    keys: np.ndarray  # int32 [A]
+    time: np.ndarray  # float64 [N]
+    step: np.ndarray  # int64 [N]: pass
+    layer: np.ndarray  # int64 [N]
+    cache: np.ndarray  # int64 [N]: which cache it asks
+    resets: np.ndarray  # uint8 [N]: counts begin anew
+
+
+class Given(NamedTuple):
+    """Say what the policy and the prefetcher know; an empty array stands for nothing."""
+
+    nexts: np.ndarray  # float64 [A]
+    flags: np.ndarray  # uint8 [A]
+    values: np.ndarray  # float32 [0, 1 or passes, keys]
+    parameters: np.ndarray  # float64 [P]
+    options: np.ndarray  # int64 [5]
+    ahead_starts: np.ndarray  # int64 [N + 1]: what a prefetcher expects of each event
+    ahead_keys: np.ndarray  # int32
+
+
+class Store(NamedTuple):
+    """Hold the caches: which keys they have and what is known of every key."""
+
+    slots: np.ndarray  # int32 [caches, most keys]
+    filled: np.ndarray  # int64 [caches]: keys in it
+    free: np.ndarray  # int64 [caches]: experts or bytes
+    where: np.ndarray  # int64 [keys]: its slot, -1 if absent
+    size: np.ndarray  # int64 [keys]
+    of: np.ndarray  # float64 [keys, COLUMNS]
+    now: np.ndarray  # float64 [FACTS]
+    phase: np.ndarray  # int64 [caches]
+    stamps: np.ndarray  # int64 [4, keys]: event that used, expected, refused it; its last access
+    fresh: np.ndarray  # uint8 [keys]: loaded ahead, not used yet
+    candidates: np.ndarray  # int32 [keys]
+    worth: np.ndarray  # float64 [keys]
+
+
+class Found(NamedTuple):
+    """Collect what came out."""
+
+    counts: np.ndarray  # int64 [layers, 5]
+    hit: np.ndarray  # uint8 [A or 0]
+    dropped: np.ndarray  # uint8 [A or 0]: evicted after this use, before the next
+
+
+def make_store(layer_of: np.ndarray, size: np.ndarray, rooms: np.ndarray, firsts: np.ndarray) -> Store:
+    """Return empty caches of *rooms* for keys of *size*, in layers *layer_of*, first used at *firsts* (or nothing)."""
+    n_keys = len(layer_of)
+    of = np.zeros((n_keys, COLUMNS))
+    of[:, [LAST, SEEN, DUE, MARK]], of[:, LAYER] = NEVER, layer_of
+    of[:, NEXT] = firsts if len(firsts) else np.inf
+    most = min(n_keys, int(rooms.max() // size.min()))
+    return Store(np.zeros((len(rooms), most), np.int32), np.zeros(len(rooms), np.int64), rooms.astype(np.int64),
+                 np.full(n_keys, -1), size.astype(np.int64), of, np.zeros(FACTS), np.zeros(len(rooms), np.int64),
+                 np.full((4, n_keys), -1), np.zeros(n_keys, np.uint8), np.zeros(n_keys, np.int32), np.zeros(n_keys))
+
+
+@njit(cache=True, nogil=True)
+def insert(k: int, cache: int, store: Store) -> None:
+    """Put key *k* into *cache*, which has room."""
+    at = store.filled[cache]
+    store.slots[cache, at] = k
+    store.where[k] = at
+    store.filled[cache] = at + 1
+    store.free[cache] -= store.size[k]
+
+
+@njit(cache=True, nogil=True)
+def _drop(k: int, i: int, cache: int, store: Store, found: Found) -> None:
+    """Take key *k* out of *cache*, or refuse it if it is not there."""
+    at = store.where[k]
+    if at >= 0:
+        last = store.filled[cache] - 1
+        moved = store.slots[cache, last]
+        store.slots[cache, at] = moved
+        store.where[moved] = at
+        store.where[k] = -1
+        store.filled[cache] = last
+        store.free[cache] += store.size[k]
+        if store.fresh[k]:
+            store.fresh[k] = 0
+            found.counts[np.int64(store.of[k, LAYER]), UNUSED] += 1
+    else:
+        store.stamps[2, k] = i
+    if store.of[k, MARK] == store.phase[cache]:
+        store.phase[cache] += 1
+    if len(found.dropped) and store.stamps[3, k] >= 0:
+        found.dropped[store.stamps[3, k]] = 1
+
+
+@njit(cache=True, nogil=True)
+def _evict(score, n: int, need: int, i: int, cache: int, given: Given, store: Store, found: Found) -> int:  # type: ignore[no-untyped-def]
+    """Drop those of the first *n* candidates that are worth least until *need* is met; return what is still needed."""
+    keys, worth = store.candidates, store.worth
+    store.now[PHASE] = store.phase[cache]
+    score(keys, n, store.of, store.now, given.parameters, worth)
+    draw = np.int64(store.now[DRAW])
+    while need > 0 and n > 0:
+        best = 0
+        for c in range(1, n):
+            if worth[c] < worth[best] or (worth[c] == worth[best]
+                                          and mixed(draw, keys[c]) < mixed(draw, keys[best])):
+                best = c
+        k = keys[best]
+        n -= 1
+        keys[best], worth[best] = keys[n], worth[n]
+        need -= store.size[k]
+        _drop(k, i, cache, store, found)
+    return need
+
+
+@njit(cache=True, nogil=True)
+def _begin(i: int, stream: Stream, given: Given, store: Store) -> None:
+    """Write down the facts of event *i*."""
+    now, layers = store.now, given.options[N_LAYERS]
+    if i == 0 or stream.step[i] != stream.step[i - 1]:
+        now[SINCE] += 1
+        if stream.resets[i]:
+            now[SINCE] = 1
+            store.of[:, COUNT] = 0
+            store.of[:, FLAGS] = 0
+        if len(given.values) > 1 or (i == 0 and len(given.values)):
+            store.of[:, VALUE] = given.values[min(stream.step[i], len(given.values) - 1)]
+    now[TIME], now[HERE], now[LAYERS] = stream.time[i], stream.layer[i], layers
+    now[START] = stream.step[i] * layers
+    now[DRAW] = mixed(given.options[SEED], i) >> 12  # a whole number that a float holds
+
+
+@njit(cache=True, nogil=True)
+def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
+    """Load what is expected of the next events, the nearest first; what is expected does not make room for it."""
+    end = min(i + given.options[HORIZON], len(stream.time))
+    if not given.options[CROSSES]:
+        while stream.step[end - 1] != stream.step[i]:
+            end -= 1
+    for j in range(i, end):
+        for k in given.ahead_keys[given.ahead_starts[j]:given.ahead_starts[j + 1]]:
+            if store.stamps[1, k] != i:
+                store.stamps[1, k] = i
+                store.of[k, DUE] = stream.time[j]
+    for j in range(i, end):
+        cache = stream.cache[j]
+        for k in given.ahead_keys[given.ahead_starts[j]:given.ahead_starts[j + 1]]:
+            if store.where[k] >= 0:
+                continue
+            need = store.size[k] - store.free[cache]
+            if need > 0:
+                n = 0
+                for at in range(store.filled[cache]):
+                    other = store.slots[cache, at]
+                    if store.stamps[1, other] != i:
+                        store.candidates[n] = other
+                        n += 1
+                need = _evict(score, n, need, i, cache, given, store, found)
+            if need <= 0:
+                insert(k, cache, store)
+                store.fresh[k] = 1
+                store.of[k, SEEN] = stream.time[i]
+                found.counts[np.int64(store.of[k, LAYER]), FETCHED] += 1
+
+
+@njit(cache=True, nogil=True)
+def _classify(i: int, stream: Stream, given: Given, store: Store, found: Found) -> int:
+    """Count hits and misses of event *i*, note its uses; return how much room what was missed takes."""
+    wanted, of, cache = 0, store.of, stream.cache[i]
+    counts = found.counts[stream.layer[i]]
+    for j in range(stream.starts[i], stream.starts[i + 1]):
+        k = stream.keys[j]
+        store.stamps[0, k] = i
+        store.stamps[3, k] = j
+        if store.where[k] >= 0:
+            counts[HITS] += 1
+            if len(found.hit):
+                found.hit[j] = 1
+            if store.fresh[k]:
+                counts[USED] += 1
+                store.fresh[k] = 0
+        else:
+            counts[MISSES] += 1
+            wanted += store.size[k]
+        of[k, LAST] = of[k, SEEN] = stream.time[i]
+        of[k, COUNT] += 1
+        of[k, MARK] = store.phase[cache]
+        if len(given.nexts):
+            of[k, NEXT] = given.nexts[j]
+        if len(given.flags):
+            of[k, FLAG] = given.flags[j]
+            of[k, FLAGS] += given.flags[j]
+    return wanted
+
+
+@njit(cache=True, nogil=True)
+def _gather(i: int, cache: int, stream: Stream, store: Store, which: int) -> int:
+    """List candidates for eviction: 0 residents that the event does not use, 1 what it uses, 2 both; return how many."""
+    n = 0
+    for at in range(store.filled[cache]):
+        k = store.slots[cache, at]
+        if which == 2 or (store.stamps[0, k] == i) == (which == 1):
+            store.candidates[n] = k
+            n += 1
+    if which > 0:
+        for k in stream.keys[stream.starts[i]:stream.starts[i + 1]]:
+            if store.where[k] < 0:
+                store.candidates[n] = k
+                n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _admit(score, i: int, wanted: int, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
+    """Make room at the end of event *i* and admit what it missed, as far as the rule and the room allow."""
+    cache = stream.cache[i]
+    need, phase = wanted - store.free[cache], store.phase[cache]
+    if need > 0:
+        first = 2 if given.options[BYPASS] else 0
+        need = _evict(score, _gather(i, cache, stream, store, first), need, i, cache, given, store, found)
+        if need > 0:  # more than fits is used at once: some of it passes through a workspace
+            _evict(score, _gather(i, cache, stream, store, 1), need, i, cache, given, store, found)
+    for k in stream.keys[stream.starts[i]:stream.starts[i + 1]]:
+        if store.where[k] < 0 and store.stamps[2, k] != i:
+            insert(k, cache, store)
+        if store.phase[cache] != phase:
+            store.of[k, MARK] = store.phase[cache]
+
+
+def _array(kind: type, dimensions: int) -> np.ndarray:
+    return np.zeros((1,) * dimensions, kind)
+
+
+_F, _I, _K, _B = _array(np.float64, 1), _array(np.int64, 1), _array(np.int32, 1), _array(np.uint8, 1)
+_STREAM = typeof(Stream(_I, _K, _F, _I, _I, _I, _B))
+_GIVEN = typeof(Given(_F, _B, _array(np.float32, 2), _F, _I, _I, _K))
+_STORE = typeof(Store(_array(np.int32, 2), _I, _I, _I, _I, _array(np.float64, 2), _F, _I, _array(np.int64, 2), _B, _K,
+                      _F))
+_FOUND = typeof(Found(_array(np.int64, 2), _B, _B))
+
+
+@njit(types.void(SCORE, _STREAM, _GIVEN, _STORE, _FOUND), cache=True, nogil=True)
+def run(score, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
+    """Replay all events of *stream*."""
+    for i in range(len(stream.time)):
+        _begin(i, stream, given, store)
+        if len(given.ahead_starts):
+            _fetch_ahead(score, i, stream, given, store, found)
+        wanted = _classify(i, stream, given, store, found)
+        if wanted:
+            _admit(score, i, wanted, stream, given, store, found)
