@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
+from moesim.memory.comparing import compare, label, with_gaps
 from moesim.memory.events import Events
 from moesim.memory.replaying import events_of, replay
 from moesim.memory.stats import CacheStats
 from moesim.memory.terms import CacheError
 
-__all__ = ["CacheError", "CacheStats", "Events", "events_of", "replay"]
+__all__ = ["CacheError", "CacheStats", "Events", "compare", "events_of", "label", "replay", "with_gaps"]

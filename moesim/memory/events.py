@@ -142,9 +142,9 @@ def of_trace(trace: RoutingTrace, batching: Any = 1, seed: int = 0) -> Events:
 
 
 def of_choices(trace: RoutingTrace, chosen: np.ndarray, passes: Passes) -> Events:
-    """Return the events of *chosen* [T, L, K] in the place of what *trace* chose, pass by pass."""
+    """Return the events of *chosen* [T, L, K], -1 for none, in the place of what *trace* chose, pass by pass."""
     weights = np.zeros((0, 0, 0), np.float32)
-    if trace.probs is not None and chosen.shape == trace.chosen.shape:
+    if trace.probs is not None and chosen.dtype == trace.experts.dtype:
         used = trace.probs[:, :, :trace.top_k].astype(np.float32)
         weights = used / np.maximum(used.sum(axis=2, keepdims=True), np.float32(1e-9))
     starts, keys, uses, best = _gather(np.ascontiguousarray(chosen), passes.rows, passes.starts, trace.n_experts,
@@ -171,6 +171,8 @@ def _gather(chosen: np.ndarray, rows: np.ndarray, passes: np.ndarray, n_experts:
             for r in rows[passes[p]:passes[p + 1]]:
                 for m in range(top_k):
                     e = chosen[r, layer, m]
+                    if e < 0:
+                        continue
                     if count[e] == 0:
                         met[n] = e
                         n += 1

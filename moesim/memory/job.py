@@ -35,7 +35,8 @@ class Forecast:
 class Job:
     """Hold what one replay is about.
 
-    events    what is asked for, in the contract of the replay
+    whole     what is asked for, layer by layer of each pass
+    events    the same in the contract of the replay
     cache_of  which cache holds each key, int64 [keys]
     rooms     room of each cache, int64 [caches]: experts, or bytes
     size      what each key takes of it, int64 [keys]
@@ -44,6 +45,7 @@ class Job:
     forecast  what the prefetcher expects; None without one
     """
 
+    whole: Events
     events: Events
     cache_of: np.ndarray
     rooms: np.ndarray
@@ -60,6 +62,23 @@ class Job:
         if self.fit.names != self.events.names or len(self.fit.layer_of) != len(self.events.layer_of):
             raise CacheError("fit has other layers or experts than the events; give requests of the same model")
         return self.fit
+
+    def expecting(self, starts: np.ndarray, keys: np.ndarray, horizon: int = 1, crosses: bool = False,
+                  oracle: bool = False) -> Forecast:
+        """Return the forecast that expects keys[starts[i]:starts[i + 1]] of event i of ``whole``; see ``Forecast``.
+
+        In the sequential contract it is known at the first access of the event. Raises ``CacheError`` if it loads
+        further ahead there.
+        """
+        if self.events is not self.whole:
+            if horizon > 1:
+                raise CacheError("the sequential contract loads for one layer ahead only; give the prefetcher no longer "
+                                 "horizon, or use the contract 'event'")
+            event = np.repeat(np.arange(len(self.whole.time)), np.diff(self.whole.starts))
+            first = np.concatenate([[True], event[1:] != event[:-1]])
+            starts = np.append(starts[event + ~first], starts[-1])
+        return Forecast(np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(keys, np.int32), horizon, crosses,
+                        oracle)
 
     def play(self, rule: Rule, dropped: bool = False, hits: bool = False) -> Found:
         """Replay the events under *rule*; say which accesses hit and which were dropped before the next, if asked."""

@@ -74,7 +74,7 @@ class Store(NamedTuple):
     of: np.ndarray  # float64 [keys, COLUMNS]
     now: np.ndarray  # float64 [FACTS]
     phase: np.ndarray  # int64 [caches]
-    stamps: np.ndarray  # int64 [4, keys]: event that used, expected, refused it; its last access
+    stamps: np.ndarray  # int64 [4, keys]: event that used, expected, dropped it; last access
     fresh: np.ndarray  # uint8 [keys]: loaded ahead, not used yet
     candidates: np.ndarray  # int32 [keys]
     worth: np.ndarray  # float64 [keys]
@@ -125,8 +125,7 @@ def _drop(k: int, i: int, cache: int, store: Store, found: Found) -> None:
         if store.fresh[k]:
             store.fresh[k] = 0
             found.counts[np.int64(store.of[k, LAYER]), UNUSED] += 1
-    else:
-        store.stamps[2, k] = i
+    store.stamps[2, k] = i
     if store.of[k, MARK] == store.phase[cache]:
         store.phase[cache] += 1
     if len(found.dropped) and store.stamps[3, k] >= 0:
@@ -212,6 +211,7 @@ def _classify(i: int, stream: Stream, given: Given, store: Store, found: Found) 
     for j in range(stream.starts[i], stream.starts[i + 1]):
         k = stream.keys[j]
         store.stamps[0, k] = i
+        store.stamps[2, k] = -1
         store.stamps[3, k] = j
         if store.where[k] >= 0:
             counts[HITS] += 1

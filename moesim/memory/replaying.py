@@ -67,8 +67,7 @@ def replay(events: Asked, policy: Any = "lru", capacity: Any = 1, contract: str 
                          f"{registry.suggest(unknown[0], [f.name for f in dataclasses.fields(Options)])}")
     setup = Options(**options)
     whole = events_of(events, setup.batch, seed)
-    asked = whole if contract == "event" else _sequential(whole)
-    job = _job(asked, capacity, setup, seed)
+    job = _job(whole, contract, capacity, setup, seed)
     if setup.overflow == "refuse":
         _refuse_overflow(job)
     chosen, prefetcher = registry.make("cache_policy", policy), registry.make("prefetcher", setup.prefetcher)
@@ -78,7 +77,7 @@ def replay(events: Asked, policy: Any = "lru", capacity: Any = 1, contract: str 
     found = job.play(rule).counts
     how = {"contract": contract, "policy": registry.dump(chosen), "prefetcher": registry.dump(prefetcher),
            "batching": whole.batching, "capacity": capacity, "seed": seed,
-           "scope": _scope(asked, setup.scope),
+           "scope": _scope(whole, setup.scope),
            "oracle": rule.oracle or (forecast is not None and forecast.oracle),
            "loaded_before": 0 if rule.held is None else len(rule.held)}
     return _stats(whole, job, found, how, setup.expert_bytes)
@@ -101,16 +100,16 @@ def _scope(events: Events, scope: str | None) -> str:
     return scope or ("layer" if events.trace is not None else "global")
 
 
-def _job(events: Events, capacity: Any, setup: Options, seed: int) -> Job:
-    layers = events.n_layers
-    per_layer = _scope(events, setup.scope) == "layer"
+def _job(whole: Events, contract: str, capacity: Any, setup: Options, seed: int) -> Job:
+    events, layers = whole if contract == "event" else _sequential(whole), whole.n_layers
+    per_layer = _scope(whole, setup.scope) == "layer"
     cache_of = events.layer_of if per_layer else np.zeros_like(events.layer_of)
     experts = np.bincount(cache_of, minlength=layers if per_layer else 1)
     sizes = None if setup.expert_bytes is None else _sizes(setup.expert_bytes, layers)
     rooms, in_bytes = _rooms(capacity, experts, sizes)
     size = sizes[events.layer_of] if in_bytes and sizes is not None else np.ones(len(cache_of))
     fit = None if setup.fit is None else events_of(setup.fit, setup.batch, seed)
-    return Job(events, cache_of, rooms, size.astype(np.int64), fit, seed)
+    return Job(whole, events, cache_of, rooms, size.astype(np.int64), fit, seed)
 
 
 def _rooms(capacity: Any, experts: np.ndarray, sizes: np.ndarray | None) -> tuple[np.ndarray, bool]:

@@ -7,7 +7,7 @@ one see.
 >>> from moesim.memory import replay
 >>> events = [{1}, {2}, {3}, {1}, {2}, {3}, {1}, {2}]
 >>> [replay(events, policy, 2).hits for policy in ("belady", {"name": "belady", "bypass": False}, "lru")]
-[3, 3, 0]
+[4, 3, 0]
 """
 
 from __future__ import annotations

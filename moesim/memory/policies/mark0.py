@@ -1,13 +1,14 @@
 """One bit per use says whether the expert can be dropped (MARK0): with exact bits as good as the best.
 
-Jiang, Nannicini, ... Antoniadis et al., "Paging with Succinct Predictions" (ICML 2023, arXiv 2210.02775), discard bits:
+"Paging with Succinct Predictions" (ICML 2023, arXiv 2210.02775), discard bits:
 1 where Belady, forced to admit, evicts before the next use. Those go first, then what no request has used in this
 phase, drawn; a fault when all have been used begins the next phase. The bits are an oracle's, with errors on demand.
 
 >>> from moesim.memory import replay
 >>> events = [{1}, {2}, {3}, {1}, {2}, {3}, {1}, {2}]
->>> [replay(events, p, 2).misses for p in ("mark0", {"name": "belady", "bypass": False}, {"name": "mark0", "missed": 1.0})]
-[5, 5, 7]
+>>> [replay(events, {"name": name} | options, 2).misses
+...  for name, options in (("mark0", {}), ("belady", {"bypass": False}), ("mark0", {"missed": 1.0}))]
+[5, 5, 6]
 """
 
 from __future__ import annotations

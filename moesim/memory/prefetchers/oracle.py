@@ -24,4 +24,4 @@ class Oracle:
 
     def forecast(self, job: Job) -> Forecast:
         """Return the events themselves."""
-        return Forecast(job.events.starts, job.events.keys, self.window, crosses=True, oracle=True)
+        return job.expecting(job.whole.starts, job.whole.keys, self.window, crosses=True, oracle=True)
