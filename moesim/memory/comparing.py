@@ -19,7 +19,7 @@ from moesim.memory.replaying import Asked, events_of, replay
 from moesim.memory.terms import CacheError
 
 BELADY = {"bypass": {"name": "belady"}, "forced": {"name": "belady", "bypass": False}}
-SETTING = ["prefetcher", "capacity", "batch"]
+SETTING = ["prefetcher", "batching", "batch", "capacity"]
 
 
 def label(part: Any) -> str:
