@@ -26,11 +26,11 @@ def cache(trace: Annotated[Path, typer.Argument(help="Trace file.")],
           phase: Annotated[str | None, typer.Option(help="prefill, decode or all. (default: decode where there is "
                                                          "some)")] = None,
           profile_fraction: Annotated[float, typer.Option(min=0, max=0.99, help=(
-              "Part of the requests from which policies learn and that is not replayed; 0: none."))] = 0.5,
+              "Part of the requests from which policies learn and that is not replayed."))] = 0.5,
           expert_bytes: Annotated[str | None, typer.Option(help="Size of an expert: 25 MB.")] = None,
           overflow: Annotated[str, typer.Option(help="Of events that use more than fits: refuse, stream.")] = "stream",
           seed: Annotated[int, typer.Option(min=0)] = 0,
-          out: Annotated[Path | None, typer.Option(help="CSV file for the table with all its columns.")] = None) -> None:
+          out: Annotated[Path | None, typer.Option(help="CSV file for the table, all columns.")] = None) -> None:
     """Replay a trace on expert caches without a machine; say what each policy misses, and the best that there is."""
     from moesim import memory
     from moesim.cli.values import yaml_value

@@ -37,7 +37,7 @@ def compare(events: Asked, policies: Iterable[Any], capacities: Sequence[Any], b
     free and forced to admit, is replayed with the rest, so that there are the columns of ``with_gaps``.
     Raises as ``replay`` does.
     """
-    jobs, seed = options.pop("jobs", None) or os.cpu_count() or 1, options.pop("seed", 0)
+    jobs, seed = options.pop("jobs", os.cpu_count() or 1), options.pop("seed", 0)
     parts = {label(p): p for p in (registry.make("cache_policy", p) for p in [*policies, *BELADY.values()])}
     if not isinstance(jobs, int) or jobs < 1:
         raise CacheError(f"jobs is {jobs!r}; give a number of threads from 1")
@@ -45,8 +45,7 @@ def compare(events: Asked, policies: Iterable[Any], capacities: Sequence[Any], b
     with ThreadPoolExecutor(jobs) as pool:
         for batch in batches:
             asked, shared = events_of(events, batch, seed), _shared(options, batch, seed)
-            for one in (asked, asked.next_uses, asked.first_uses):  # before the threads share them
-                del one
+            _ = asked.next_uses, asked.first_uses  # computed before threads share them
             done = {(c, name): pool.submit(replay, asked, part, c, contract, seed, **shared)
                     for c in capacities for name, part in parts.items()}
             rows += [task.result().to_dict() | {"policy": name} for (_, name), task in done.items()]

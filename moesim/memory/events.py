@@ -102,7 +102,7 @@ def of_sets(sets: Iterable[Iterable[Hashable]]) -> Events:
     Keys that are all pairs (layer, expert), of one layer in each set, keep their layers; all others are of one layer.
     Raises ``CacheError`` for an empty list or key that cannot be sorted.
     """
-    given = [set(keys) for keys in sets]
+    given: list[set[Any]] = [set(keys) for keys in sets]
     try:
         names = sorted(set().union(*given))
     except TypeError:

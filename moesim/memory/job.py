@@ -72,7 +72,7 @@ class Job:
         """
         if self.events is not self.whole:
             if horizon > 1:
-                raise CacheError("the sequential contract loads for one layer ahead only; give the prefetcher no longer "
+                raise CacheError("the sequential contract loads for one layer ahead only; shorten the prefetcher's "
                                  "horizon, or use the contract 'event'")
             event = np.repeat(np.arange(len(self.whole.time)), np.diff(self.whole.starts))
             first = np.concatenate([[True], event[1:] != event[:-1]])
@@ -85,8 +85,8 @@ class Job:
         events = self.events
         firsts = events.first_uses if rule.nexts else _NOTHING[np.float64]
         store = make_store(events.layer_of, self.size, self.rooms, firsts)
-        for k in _NOTHING[np.int32] if rule.held is None else rule.held:
-            insert(k, self.cache_of[k], store)
+        for k in () if rule.held is None else rule.held.tolist():
+            insert(k, int(self.cache_of[k]), store)
         n = len(events.keys)
         found = Found(np.zeros((events.n_layers, 5), np.int64), np.zeros(n * hits, np.uint8),
                       np.zeros(n * dropped, np.uint8))

@@ -124,7 +124,7 @@ def _drop(k: int, i: int, cache: int, store: Store, found: Found) -> None:
         store.free[cache] += store.size[k]
         if store.fresh[k]:
             store.fresh[k] = 0
-            found.counts[np.int64(store.of[k, LAYER]), UNUSED] += 1
+            found.counts[int(store.of[k, LAYER]), UNUSED] += 1
     store.stamps[2, k] = i
     if store.of[k, MARK] == store.phase[cache]:
         store.phase[cache] += 1
@@ -138,7 +138,7 @@ def _evict(score, n: int, need: int, i: int, cache: int, given: Given, store: St
     keys, worth = store.candidates, store.worth
     store.now[PHASE] = store.phase[cache]
     score(keys, n, store.of, store.now, given.parameters, worth)
-    draw = np.int64(store.now[DRAW])
+    draw = int(store.now[DRAW])
     while need > 0 and n > 0:
         best = 0
         for c in range(1, n):
@@ -171,8 +171,8 @@ def _begin(i: int, stream: Stream, given: Given, store: Store) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
-    """Load what is expected of the next events, the nearest first; what is expected does not make room for it."""
+def _expect(i: int, stream: Stream, given: Given, store: Store) -> int:
+    """Note what is expected of event *i* and those after it; return the end of what is loaded for now."""
     end = min(i + given.options[HORIZON], len(stream.time))
     if not given.options[CROSSES]:
         while stream.step[end - 1] != stream.step[i]:
@@ -182,7 +182,13 @@ def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, foun
             if store.stamps[1, k] != i:
                 store.stamps[1, k] = i
                 store.of[k, DUE] = stream.time[j]
-    for j in range(i, end):
+    return end
+
+
+@njit(cache=True, nogil=True)
+def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
+    """Load what is expected of the next events, the nearest first; what is expected does not make room for it."""
+    for j in range(i, _expect(i, stream, given, store)):
         cache = stream.cache[j]
         for k in given.ahead_keys[given.ahead_starts[j]:given.ahead_starts[j + 1]]:
             if store.where[k] >= 0:
@@ -200,7 +206,7 @@ def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, foun
                 insert(k, cache, store)
                 store.fresh[k] = 1
                 store.of[k, SEEN] = stream.time[i]
-                found.counts[np.int64(store.of[k, LAYER]), FETCHED] += 1
+                found.counts[int(store.of[k, LAYER]), FETCHED] += 1
 
 
 @njit(cache=True, nogil=True)
@@ -236,7 +242,7 @@ def _classify(i: int, stream: Stream, given: Given, store: Store, found: Found) 
 
 @njit(cache=True, nogil=True)
 def _gather(i: int, cache: int, stream: Stream, store: Store, which: int) -> int:
-    """List candidates for eviction: 0 residents that the event does not use, 1 what it uses, 2 both; return how many."""
+    """List candidates for eviction: 0 residents that the event does not use, 1 what it uses, 2 both; return them."""
     n = 0
     for at in range(store.filled[cache]):
         k = store.slots[cache, at]

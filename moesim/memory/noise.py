@@ -53,7 +53,7 @@ def _slots(chosen: np.ndarray, rows: np.ndarray, passes: np.ndarray, n_experts: 
 @njit(cache=True, nogil=True)
 def _with_errors(askers: np.ndarray, keys: np.ndarray, events: np.ndarray, bounds: np.ndarray, popularity: np.ndarray,
                  rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    starts, seed = np.zeros(len(events), np.int64), np.int64(rates[3])
+    starts, seed = np.zeros(len(events), np.int64), int(rates[3])
     most = len(keys) * (2 + np.int64(np.ceil(rates[2])))
     out, at, stamp = np.zeros(most, np.int32), 0, np.full(len(popularity) - 1, -1)
     for i in range(len(events) - 1):
@@ -80,7 +80,7 @@ def _with_errors(askers: np.ndarray, keys: np.ndarray, events: np.ndarray, bound
 
 @njit(cache=True, nogil=True)
 def _another(mine: np.ndarray, popularity: np.ndarray, first: int, end: int, seed: int, j: int) -> int:
-    """Return a key from *first* to *end* drawn by *popularity* (cumulative) that is not in *mine*, -1 if none is met."""
+    """Draw a key from *first* to *end* by *popularity* (cumulative) that is not in *mine*, -1 if none was met."""
     span = popularity[end] - popularity[first]
     for attempt in range(_TRIES):
         u = uniform(~seed, j * _TRIES + attempt)

@@ -50,7 +50,7 @@ def replay(events: Asked, policy: Any = "lru", capacity: Any = 1, contract: str 
            **options: Any) -> CacheStats:
     """Replay *events* on caches of *capacity* that evict by *policy*; return what they hit and missed.
 
-    *events*: a routing trace, or a list of sets of keys (or what ``events_of`` made of one: faster if it is used again).
+    *events*: a routing trace, a list of sets of keys, or what ``events_of`` made of one (faster if it is used again).
     *capacity*: a number of experts, a share of them ("25%"), or a size ("2 GB") with ``expert_bytes``; of each layer's
     cache, or of the one cache in scope ``global`` - a size is always that of all caches together.
     *contract*: ``event``: the experts of a (pass, layer) are classified against what is resident when it begins, then
@@ -97,6 +97,9 @@ def _sequential(events: Events) -> Events:
 
 
 def _scope(events: Events, scope: str | None) -> str:
+    if scope == "layer" and events.names and not isinstance(events.names[0], tuple):
+        raise CacheError("scope is 'layer', but the keys do not say their layer; give keys (layer, expert), those of "
+                         "an event of one layer, or scope='global'")
     return scope or ("layer" if events.trace is not None else "global")
 
 
@@ -136,7 +139,8 @@ def _rooms(capacity: Any, experts: np.ndarray, sizes: np.ndarray | None) -> tupl
                              f"{units.pretty(float(sizes.max()), 'byte', 4)}; give at least one expert to each cache")
         return np.full(len(experts), int(room // len(experts))), True
     if isinstance(capacity, bool) or not isinstance(capacity, int | np.integer) or capacity < 1:
-        raise CacheError(f"capacity is {capacity!r}; give a number of experts from 1, a share ('25%') or a size ('2 GB')")
+        raise CacheError(f"capacity is {capacity!r}; give a number of experts from 1, a share ('25%') or a size "
+                         "('2 GB')")
     return np.full(len(experts), int(capacity)), False
 
 
@@ -163,8 +167,8 @@ def _refuse_overflow(job: Job) -> None:
         events = np.flatnonzero(np.diff(job.events.starts))
         i = int(events[worst])
         raise CacheError(f"capacity is {job.rooms[cache[worst]]}, but pass {job.events.step[i]} uses {needs[worst]} at "
-                         f"once in layer {job.events.layer[i]}; give at least that, or overflow='stream': what does not "
-                         "fit is a miss and passes through a workspace (moesim cache: --overflow stream)")
+                         f"once in layer {job.events.layer[i]}; give at least that, or overflow='stream': what does "
+                         "not fit is a miss and passes through a workspace (moesim cache: --overflow stream)")
 
 
 def _stats(whole: Events, job: Job, found: np.ndarray, how: dict[str, Any], expert_bytes: Any) -> CacheStats:

@@ -1,7 +1,7 @@
 """What a cache policy may look at when it chooses a victim, and how it is written so that the replay loop is fast.
 
-A policy's order is one compiled function over all candidates of an event, called through a pointer: the loop is compiled
-once, and a new policy is a new file. Letters: n candidates, C columns, F facts, P parameters.
+A policy's order is one compiled function over all candidates of an event, called through a pointer: the loop is
+compiled once, and a new policy is a new file. Letters: n candidates, C columns, F facts, P parameters.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def mixed(a: int, b: int) -> int:
     x = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(2))
+    return int((x ^ (x >> np.uint64(31))) >> np.uint64(2))
 
 
 @njit(cache=True, nogil=True)

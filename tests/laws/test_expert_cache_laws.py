@@ -87,7 +87,7 @@ def test_a_perfect_prefetcher_leaves_no_miss(events: list[set[int]], capacity: i
 @pytest.mark.parametrize("capacity", [2, 3, 4, 5])
 def test_without_memory_nothing_beats_chance(capacity: int) -> None:
     """Uniform, independent requests: whatever is kept, the next one is there k / N of the time."""
-    events = [{int(e)} for e in np.random.default_rng(0).integers(0, 6, 20_000)]
+    events = events_of([{e} for e in np.random.default_rng(0).integers(0, 6, 20_000).tolist()])
     for policy in CAUSAL:
         assert replay(events, policy, capacity).hit_ratio == pytest.approx(capacity / 6, abs=0.012)
 

@@ -18,16 +18,16 @@ import numpy as np
 from pydantic import Field
 
 from moesim.memory.job import Job
-from moesim.memory.terms import LAYERS, NEXT, TIME, Rule, score
+from moesim.memory.terms import LAYERS, NEXT, START, Rule, score
 from moesim.registry import part
 
 
 @score
 def _nearness(keys, n, of, now, p, out):  # type: ignore[no-untyped-def]
-    horizon = now[TIME] + p[0] * now[LAYERS]
+    end = now[START] + p[0] * now[LAYERS]
     for c in range(n):
         due = of[keys[c], NEXT]
-        out[c] = -due if due <= horizon else -np.inf
+        out[c] = -due if due < end else -np.inf
 
 
 @part
@@ -35,7 +35,7 @@ class Belady:
     """Evict by the time of the next use.
 
     bypass  what was missed competes too; else it is admitted
-    window  passes ahead that are seen; 0: all. What is not needed within it goes first, drawn
+    window  passes that are seen, the present one included; 0: all. What none of them needs goes first, drawn
     """
 
     bypass: bool = True

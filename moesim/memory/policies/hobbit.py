@@ -1,8 +1,8 @@
 """Recency, frequency, use in high precision and distance of the layer, weighed (HOBBIT's multidimensional caching).
 
-arXiv 2411.01433: keep what has the largest w1 R/T + w2 F/T + w3 H/T + w4 (1 - D/L): R the token of the last use, F uses,
-H uses with a large weight (which it loads in high precision), T tokens of this sequence so far, D layers until its layer
-runs again. The paper fits the weights to what a miss costs; they are not published.
+arXiv 2411.01433: keep what has the largest w1 R/T + w2 F/T + w3 H/T + w4 (1 - D/L): R the token of the last use, F
+uses, H uses with a large weight (which it loads in high precision), T tokens of this sequence so far, D layers until
+its layer runs again. The paper fits the weights to what a miss costs; they are not published.
 
 >>> from moesim.memory import replay
 >>> events = [{1, 2}, {0, 1}, {1, 2}, {0, 1}, {1, 2}]

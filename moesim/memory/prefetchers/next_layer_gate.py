@@ -1,7 +1,7 @@
 """The next layer's gate is asked with this layer's input: a guess one layer ahead, none for the first layer.
 
-Speculative loading of arXiv 2312.17238. How good the guess is, is given: DAOP (arXiv 2501.10375) measured 84 % one layer
-ahead. What it expects is what really comes with errors drawn: an oracle with a dial.
+Speculative loading of arXiv 2312.17238. How good the guess is, is given: DAOP (arXiv 2501.10375) measured 84 % one
+layer ahead. What it expects is what really comes with errors drawn: an oracle with a dial.
 
 >>> from moesim.memory import replay
 >>> events = [{(layer, (turn + layer) % 4)} for turn in range(100) for layer in range(3)]

@@ -47,8 +47,8 @@ class TokenId:
 def _ids(trace: RoutingTrace, what: str) -> np.ndarray:
     ids = trace.tokens["token_id"].to_numpy()
     if (ids < 0).any():
-        raise CacheError(f"token_id: {what} has no token id in row {int((ids < 0).argmax())}; capture one with token ids, "
-                         "or use another prefetcher")
+        raise CacheError(f"token_id: {what} has no token id in row {int((ids < 0).argmax())}; capture one with token "
+                         "ids, or use another prefetcher")
     return ids
 
 
