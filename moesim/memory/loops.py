@@ -36,6 +36,7 @@ from moesim.memory.terms import (
 )
 
 HITS, MISSES, FETCHED, USED, UNUSED = range(5)  # columns of ``Found.counts``
+RESIDENT, MISSED = 1, 2  # who may be evicted
 BYPASS, HORIZON, CROSSES, SEED, N_LAYERS = range(5)  # entries of ``Given.options``
 
 
@@ -74,7 +75,7 @@ class Store(NamedTuple):
     of: np.ndarray  # float64 [keys, COLUMNS]
     now: np.ndarray  # float64 [FACTS]
     phase: np.ndarray  # int64 [caches]
-    stamps: np.ndarray  # int64 [4, keys]: event that used, expected, dropped it; last access
+    stamps: np.ndarray  # int64 [3, keys]: event that dropped it, event that expected it, its last access
     fresh: np.ndarray  # uint8 [keys]: loaded ahead, not used yet
     candidates: np.ndarray  # int32 [keys]
     worth: np.ndarray  # float64 [keys]
@@ -97,7 +98,7 @@ def make_store(layer_of: np.ndarray, size: np.ndarray, rooms: np.ndarray, firsts
     most = min(n_keys, int(rooms.max() // size.min()))
     return Store(np.zeros((len(rooms), most), np.int32), np.zeros(len(rooms), np.int64), rooms.astype(np.int64),
                  np.full(n_keys, -1), size.astype(np.int64), of, np.zeros(FACTS), np.zeros(len(rooms), np.int64),
-                 np.full((4, n_keys), -1), np.zeros(n_keys, np.uint8), np.zeros(n_keys, np.int32), np.zeros(n_keys))
+                 np.full((3, n_keys), -1), np.zeros(n_keys, np.uint8), np.zeros(n_keys, np.int32), np.zeros(n_keys))
 
 
 @njit(cache=True, nogil=True)
@@ -125,11 +126,11 @@ def _drop(k: int, i: int, cache: int, store: Store, found: Found) -> None:
         if store.fresh[k]:
             store.fresh[k] = 0
             found.counts[int(store.of[k, LAYER]), UNUSED] += 1
-    store.stamps[2, k] = i
+    store.stamps[0, k] = i
     if store.of[k, MARK] == store.phase[cache]:
         store.phase[cache] += 1
-    if len(found.dropped) and store.stamps[3, k] >= 0:
-        found.dropped[store.stamps[3, k]] = 1
+    if len(found.dropped) and store.stamps[2, k] >= 0:
+        found.dropped[store.stamps[2, k]] = 1
 
 
 @njit(cache=True, nogil=True)
@@ -216,9 +217,8 @@ def _classify(i: int, stream: Stream, given: Given, store: Store, found: Found) 
     counts = found.counts[stream.layer[i]]
     for j in range(stream.starts[i], stream.starts[i + 1]):
         k = stream.keys[j]
-        store.stamps[0, k] = i
-        store.stamps[2, k] = -1
-        store.stamps[3, k] = j
+        store.stamps[0, k] = -1
+        store.stamps[2, k] = j
         if store.where[k] >= 0:
             counts[HITS] += 1
             if len(found.hit):
@@ -242,16 +242,14 @@ def _classify(i: int, stream: Stream, given: Given, store: Store, found: Found) 
 
 @njit(cache=True, nogil=True)
 def _gather(i: int, cache: int, stream: Stream, store: Store, which: int) -> int:
-    """List candidates for eviction: 0 residents that the event does not use, 1 what it uses, 2 both; return them."""
+    """List candidates for eviction: RESIDENT, MISSED or both (their sum); return how many."""
     n = 0
-    for at in range(store.filled[cache]):
-        k = store.slots[cache, at]
-        if which == 2 or (store.stamps[0, k] == i) == (which == 1):
-            store.candidates[n] = k
-            n += 1
-    if which > 0:
+    if which & RESIDENT:
+        n = store.filled[cache]
+        store.candidates[:n] = store.slots[cache, :n]
+    if which & MISSED:
         for k in stream.keys[stream.starts[i]:stream.starts[i + 1]]:
-            if store.where[k] < 0:
+            if store.where[k] < 0 and store.stamps[0, k] != i:
                 store.candidates[n] = k
                 n += 1
     return n
@@ -263,12 +261,12 @@ def _admit(score, i: int, wanted: int, stream: Stream, given: Given, store: Stor
     cache = stream.cache[i]
     need, phase = wanted - store.free[cache], store.phase[cache]
     if need > 0:
-        first = 2 if given.options[BYPASS] else 0
+        first = RESIDENT + MISSED if given.options[BYPASS] else RESIDENT
         need = _evict(score, _gather(i, cache, stream, store, first), need, i, cache, given, store, found)
-        if need > 0:  # more than fits is used at once: some of it passes through a workspace
-            _evict(score, _gather(i, cache, stream, store, 1), need, i, cache, given, store, found)
+        if need > 0:  # more than fits was missed at once: some of it passed through a workspace and is not kept
+            _evict(score, _gather(i, cache, stream, store, MISSED), need, i, cache, given, store, found)
     for k in stream.keys[stream.starts[i]:stream.starts[i + 1]]:
-        if store.where[k] < 0 and store.stamps[2, k] != i:
+        if store.where[k] < 0 and store.stamps[0, k] != i:
             insert(k, cache, store)
         if store.phase[cache] != phase:
             store.of[k, MARK] = store.phase[cache]

@@ -72,8 +72,7 @@ class Rule:
 
     score       a function compiled by ``score``; the key with the least is the victim
     parameters  given to it
-    bypass      what was missed competes with what is there and may not be admitted; else it is admitted, and what the
-                event uses is safe as long as it fits
+    bypass      what was missed competes with what is there and may not be admitted; else all of it that fits is
     resets      counts begin anew with a pass in which every request is new
     nexts       fill the column NEXT: the policy sees the future
     flags       uint8 [accesses]: column FLAG

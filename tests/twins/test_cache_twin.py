@@ -42,7 +42,7 @@ def plain(events: list[set[int]], policy: str, capacity: int, seed: int) -> list
         order = victims(policy, i, events[i + 1:], counts, last)
         held = cache | missed
         over = len(held) - capacity if missed else 0
-        for pool in ([held] if policy == "belady" else [cache - event, held & event]):
+        for pool in ([held] if policy == "belady" else [cache, missed]):
             leaving = sorted(pool, key=lambda k: (order(k), mixed(draw, numbers[k])))[:max(over, 0)]
             held -= set(leaving)
             over -= len(leaving)
