@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import setting
 from setting import BATCHES, CAPACITIES, FORCED, NAMES, POLICIES
 
-from moesim.memory import compare, events_of, replay
+from moesim.memory import CacheStats, compare, events_of, replay
 from moesim.trace import RoutingTrace
 
-KEPT = ["batch", "capacity", "policy", "oracle", "logical", "union", "misses", "miss_fraction", "hit_ratio", "mean_fill",
-        "best_causal", "gap", "admission_share", "victim_share", "misses_over_best"]
+KEPT = ["batch", "capacity", "policy", "oracle", "logical", "union", "misses", "miss_fraction", "hit_ratio",
+        "mean_fill", "best_causal", "gap", "admission_share", "victim_share", "misses_over_best"]
 
 
 def grid(name: str, trace: RoutingTrace) -> pd.DataFrame:
@@ -72,7 +74,8 @@ def expertflow() -> pd.DataFrame:
     """Return hit ratios in % of LRU, and of PLEC by the recall of its predictor; and what regrouping saves."""
     trace, rows = setting.switch(32), []
     for slots, batch in ((16, 4), (16, 16), (8, 16)):
-        runs = [("lru", "none", np.nan)] + [("plec", {"name": "rpp", "recall": r}, r) for r in (0.5, 0.8, 0.9, 0.95, 1.0)]
+        runs: list[tuple[str, Any, float]] = [("lru", "none", np.nan)]
+        runs += [("plec", {"name": "rpp", "recall": r}, r) for r in (0.5, 0.8, 0.9, 0.95, 1.0)]
         for policy, prefetcher, recall in runs:
             stats = replay(trace, policy, slots, batch=batch, prefetcher=prefetcher, overflow="stream")
             rows.append({"policy": policy, "recall": recall, "experts": 32, "slots": slots, "batch": batch,
@@ -118,8 +121,8 @@ def saved(tokens_per_s: tuple[float, ...]) -> np.ndarray:
     return (seconds[0] - seconds) / (seconds[0] - seconds[-1])
 
 
-def _on_gpu(stats: object) -> float:
-    return 1 - stats.miss_fraction  # type: ignore[attr-defined]
+def _on_gpu(stats: CacheStats) -> float:
+    return 1 - stats.miss_fraction
 
 
 def _named(trace: str, table: pd.DataFrame) -> pd.DataFrame:

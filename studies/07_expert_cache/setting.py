@@ -27,8 +27,8 @@ READ_ME = {"random": (34.19, 50.14, 67.52, 82.91), "lru": (33.90, 52.42, 66.95, 
 # ExpertFlow (arXiv 2410.17954), Fig. 10, Switch-32: (slots, batch) -> hit ratio in %
 EXPERT_FLOW = {("lru", 16, 4): 76.61, ("lru", 16, 16): 58.37, ("lru", 8, 16): 36.22,
                ("plec", 16, 4): 91.90, ("plec", 16, 16): 85.91, ("plec", 8, 16): 71.89}
-# KTransformers, tokens/s of Qwen3-Next-80B-A3B by the share of experts on the GPUs, 0, 10, ... 100 % (its documentation,
-# SOSP 2025; four RTX 4090 and a Xeon 6454S, ShareGPT)
+# KTransformers, tokens/s of Qwen3-Next-80B-A3B by the share of experts on the GPUs, 0, 10, ... 100 % (its
+# documentation; SOSP 2025; four RTX 4090 and a Xeon 6454S, ShareGPT)
 RESIDENCY = {
     "random": (53.01, 56.63, 58.75, 62.86, 66.81, 70.38, 71.33, 74.40, 79.71, 88.82, 112.61),
     "frequency": (52.72, 58.60, 61.92, 66.50, 72.78, 76.19, 82.33, 89.37, 100.67, 107.15, 114.26),

@@ -1,8 +1,8 @@
 """Which expert should leave? Make everything in this folder again.
 
-Run `python studies/07_expert_cache/study.py` (a minute of two cores). With `--public FOLDER` it also replays the public trace
-that the README names; without it the rows of that one stay as they are. `study.py pages` only draws and writes again
-what the CSV files have.
+Run `python studies/07_expert_cache/study.py` (a minute of two cores). With `--public FOLDER` it also replays the
+public trace that the README names; without it the rows of that one stay as they are. `study.py pages` only draws and
+writes again what the CSV files have.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ from moesim.trace import RoutingTrace
 class ExpertAware:
     """Fill passes of *size* tokens from *waiting* requests, the next token of each, by expert.
 
-    The expert with the most waiting tokens is taken whole if the pass has room for them, then the next; of the first that
-    has not, the part that fits, those that came first. With ``by_expert`` false tokens run in the order in which they
-    came: what the paper compares with.
+    The expert with the most waiting tokens is taken whole if there is room for them, then the next; of the first for
+    which there is not, the part that fits, those that came first. With ``by_expert`` false tokens run in the order in
+    which they came: what the paper compares with.
     """
 
     size: Annotated[int, Field(ge=1)] = 8
