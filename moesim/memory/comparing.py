@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from moesim import registry
-from moesim.memory.events import Events
 from moesim.memory.replaying import Asked, events_of, replay
 from moesim.memory.terms import CacheError
+from moesim.trace import RoutingTrace
 
 BELADY = {"bypass": {"name": "belady"}, "forced": {"name": "belady", "bypass": False}}
 SETTING = ["prefetcher", "batching", "batch", "capacity"]
@@ -29,7 +29,7 @@ def label(part: Any) -> str:
     return registry.name_of(part) + (f"({', '.join(changed)})" if changed else "")
 
 
-def compare(events: Asked, policies: Iterable[Any], capacities: Sequence[Any], batches: Sequence[Any] = (1,),
+def compare(events: Asked, policies: Iterable[Any], capacities: Sequence[Any], batches: Sequence[Any] = (None,),
             contract: str = "event", **options: Any) -> pd.DataFrame:
     """Return one row per batch, capacity and policy: ``CacheStats.to_dict`` and what is lost against Belady.
 
@@ -44,7 +44,8 @@ def compare(events: Asked, policies: Iterable[Any], capacities: Sequence[Any], b
     rows = []
     with ThreadPoolExecutor(jobs) as pool:
         for batch in batches:
-            asked, shared = events_of(events, batch, seed), _shared(options, batch, seed)
+            asked = events_of(events, batch, seed)
+            shared = _shared(options, asked.batching, seed)
             _ = asked.next_uses, asked.first_uses  # computed before threads share them
             done = {(c, name): pool.submit(replay, asked, part, c, contract, seed, **shared)
                     for c in capacities for name, part in parts.items()}
@@ -55,7 +56,7 @@ def compare(events: Asked, policies: Iterable[Any], capacities: Sequence[Any], b
 def _shared(options: dict[str, Any], batch: Any, seed: int) -> dict[str, Any]:
     """Return *options* with the events that policies learn from put together once."""
     fit = options.get("fit")
-    return options if fit is None or isinstance(fit, Events) else options | {"fit": events_of(fit, batch, seed)}
+    return options | {"fit": events_of(fit, batch, seed)} if isinstance(fit, RoutingTrace) else options
 
 
 def with_gaps(table: pd.DataFrame) -> pd.DataFrame:

@@ -122,7 +122,7 @@ def of_sets(sets: Iterable[Iterable[Hashable]]) -> Events:
 
 
 def _layers(names: list[Any], given: list[set[Any]]) -> np.ndarray:
-    pairs = all(isinstance(name, tuple) and len(name) == 2 and isinstance(name[0], int) and name[0] >= 0
+    pairs = all(isinstance(name, tuple) and len(name) == 2 and isinstance(name[0], int | np.integer) and name[0] >= 0
                 for name in names)
     if pairs and all(len({layer for layer, _ in one}) <= 1 for one in given):
         return np.array([layer for layer, _ in names])

@@ -25,7 +25,7 @@ SCOPES = ("layer", "global")
 class Options:
     """Say how a replay is set up, besides policy and capacity.
 
-    batch         of a trace: requests side by side, or a part of kind ``batching``
+    batch         of a trace: requests side by side (default: 1), or a part of kind ``batching``
     scope         ``layer`` (default of traces): each layer has a cache of the capacity; ``global``: one for all
     prefetcher    part of kind ``prefetcher``
     fit           other requests from which policies and prefetchers may learn: a trace, or a list of sets
@@ -33,7 +33,7 @@ class Options:
     overflow      of events that use more than their cache holds: ``refuse`` them, or ``stream`` what does not fit
     """
 
-    batch: Any = 1
+    batch: Any = None
     scope: Literal["layer", "global"] | None = None
     prefetcher: Any = "none"
     fit: Any = None
@@ -83,11 +83,17 @@ def replay(events: Asked, policy: Any = "lru", capacity: Any = 1, contract: str 
     return _stats(whole, job, found, how, setup.expert_bytes)
 
 
-def events_of(events: Asked, batch: Any = 1, seed: int = 0) -> Events:
-    """Return *events* numbered and in order: the passes that *batch* makes of a trace, or a list of sets."""
-    if isinstance(events, Events):
-        return events
-    return of_trace(events, batch, seed) if isinstance(events, RoutingTrace) else of_sets(events)
+def events_of(events: Asked, batch: Any = None, seed: int = 0) -> Events:
+    """Return *events* numbered and in order: the passes that *batch* makes of a trace, or a list of sets.
+
+    Raises ``CacheError`` if there is a batch for what is not a trace.
+    """
+    if isinstance(events, RoutingTrace):
+        return of_trace(events, 1 if batch is None else batch, seed)
+    if batch is not None:
+        raise CacheError(f"batch is {batch!r}, but these events are put together already; give a routing trace, or no "
+                         "batch")
+    return events if isinstance(events, Events) else of_sets(events)
 
 
 def _sequential(events: Events) -> Events:
@@ -111,7 +117,9 @@ def _job(whole: Events, contract: str, capacity: Any, setup: Options, seed: int)
     sizes = None if setup.expert_bytes is None else _sizes(setup.expert_bytes, layers)
     rooms, in_bytes = _rooms(capacity, experts, sizes)
     size = sizes[events.layer_of] if in_bytes and sizes is not None else np.ones(len(cache_of))
-    fit = None if setup.fit is None else events_of(setup.fit, setup.batch, seed)
+    fit = setup.fit
+    if fit is not None:
+        fit = events_of(fit, whole.batching if isinstance(fit, RoutingTrace) else None, seed)
     return Job(whole, events, cache_of, rooms, size.astype(np.int64), fit, seed)
 
 

@@ -35,6 +35,7 @@ def trace(**more: Any) -> RoutingTrace:
     ({"capacity": "2 furlong", "expert_bytes": 3}, "capacity: .*furlong"),
     ({"capacity": "2 B", "expert_bytes": 3}, "for 1 caches, but one expert takes 3 B"),
     ({"capacity": "4 B", "expert_bytes": 3}, "capacity is 4, but pass 0 uses 6 at once"),
+    ({"batch": 2}, "batch is 2, but these events are put together already; give a routing trace, or no batch"),
     ({"expert_bytes": -3}, "expert_bytes is -3; give bytes from 1"),
     ({"expert_bytes": [1, 2]}, r"one per layer \(1\)"),
     ({"contract": "events"}, "contract is 'events'; did you mean 'event'"),
@@ -96,6 +97,11 @@ def test_events_are_put_together_once() -> None:
 
     whole = events_of(trace(), 2)
     assert replay(whole, "lru", 4).to_dict() == replay(trace(), "lru", 4, batch=2).to_dict()
+    with_fit = [replay(asked, "static", 4, fit=trace(), **more)
+                for asked, more in ((whole, {}), (trace(), {"batch": 2}))]
+    assert with_fit[0].to_dict() == with_fit[1].to_dict() and with_fit[0].misses == 0
+    assert replay([{np.int64(1)}, set(), [1, 1]], "lru", 1).to_dict()["hits"] == 1
+    assert replay([{(np.int64(0), 1)}, {(1, 1)}], "lru", 1, scope="layer").layer_misses.tolist() == [1, 1]
 
 
 def call(*arguments: object) -> Result:

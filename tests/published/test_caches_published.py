@@ -7,6 +7,7 @@ import pytest
 
 from moesim.memory import Events, events_of, replay
 from moesim.synthetic import GateParameters, SyntheticTrace
+from moesim.trace import RoutingTrace
 
 # Read-ME (arXiv 2410.19123), Table 4: hit ratio in % at capacities 2 to 5
 READ_ME = {"random": (34.19, 50.14, 67.52, 82.91), "lru": (33.90, 52.42, 66.95, 83.48),
@@ -36,6 +37,19 @@ def test_read_me_belady_sees_two_to_four_requests(uniform: Events) -> None:
     # An independent simulation of the same requests: 49.9 69.3 82.8 92.7 and 57.4 72.7 84.3 93.2
     assert full == pytest.approx([49.9, 69.3, 82.8, 92.7], abs=0.6)
     assert free == pytest.approx([57.4, 72.7, 84.3, 93.2], abs=0.6)
+
+
+def test_read_me_batches_by_expert() -> None:
+    """5.08 distinct experts per batch when tokens come first in, first out, 3.51 by expert. 71 % of tokens
+    repeat the last one's expert; sizes are not published: 12 tokens of 18 that wait."""
+    rng = np.random.default_rng(0)
+    used = rng.integers(0, 6, (200, 60))
+    for t in range(1, 60):
+        used[:, t] = np.where(rng.random(200) < 0.71 - 0.29 / 5, used[:, t - 1], used[:, t])
+    trace = RoutingTrace.from_arrays(used.reshape(-1, 1, 1), 6, 1, request=np.arange(200).repeat(60), phase=1)
+    mean = {aware: np.diff(events_of(trace, {"name": "expert_aware", "size": 12, "waiting": 18,
+                                             "by_expert": aware}).starts).mean() for aware in (False, True)}
+    assert mean[False] == pytest.approx(5.08, abs=0.3) and mean[True] == pytest.approx(3.51, abs=0.4)
 
 
 def test_expertflow_falls_less_than_lru() -> None:
