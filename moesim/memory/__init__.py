@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from moesim.memory.comparing import compare, label, with_gaps
 from moesim.memory.events import Events
-from moesim.memory.replaying import events_of, replay
+from moesim.memory.replaying import replay
+from moesim.memory.setup import events_of
 from moesim.memory.stats import CacheStats
 from moesim.memory.terms import CacheError
 

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from moesim import registry
-from moesim.memory.replaying import Asked, events_of, replay
+from moesim.memory.replaying import replay
+from moesim.memory.setup import Asked, events_of
 from moesim.memory.terms import CacheError
 from moesim.trace import RoutingTrace
 

@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from moesim.memory.arrays import Found, Given, Stream, make_store
 from moesim.memory.events import Events
-from moesim.memory.loops import Found, Given, Stream, insert, make_store, run
+from moesim.memory.loops import insert, run
 from moesim.memory.terms import CacheError, Rule
 
 _NOTHING = {kind: np.zeros(0, kind) for kind in (np.float64, np.int64, np.int32, np.uint8)}

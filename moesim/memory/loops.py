@@ -5,17 +5,34 @@ An event is classified against what is resident when it begins; only then is roo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from numba import njit, types
 
-import numpy as np
-from numba import njit, typeof, types
-
+from moesim.memory.arrays import (
+    BYPASS,
+    CROSSES,
+    FETCHED,
+    FOUND,
+    GIVEN,
+    HITS,
+    HORIZON,
+    MISSED,
+    MISSES,
+    N_LAYERS,
+    RESIDENT,
+    SEED,
+    STORE,
+    STREAM,
+    UNUSED,
+    USED,
+    Found,
+    Given,
+    Store,
+    Stream,
+)
 from moesim.memory.terms import (
-    COLUMNS,
     COUNT,
     DRAW,
     DUE,
-    FACTS,
     FLAG,
     FLAGS,
     HERE,
@@ -23,7 +40,6 @@ from moesim.memory.terms import (
     LAYER,
     LAYERS,
     MARK,
-    NEVER,
     NEXT,
     PHASE,
     SCORE,
@@ -34,71 +50,6 @@ from moesim.memory.terms import (
     VALUE,
     mixed,
 )
-
-HITS, MISSES, FETCHED, USED, UNUSED = range(5)  # columns of ``Found.counts``
-RESIDENT, MISSED = 1, 2  # who may be evicted
-BYPASS, HORIZON, CROSSES, SEED, N_LAYERS = range(5)  # entries of ``Given.options``
-
-
-class Stream(NamedTuple):
-    """Say what is asked for: events [N] and the keys of each, accesses [A]."""
-
-    starts: np.ndarray  # int64 [N + 1]
-    keys: np.ndarray  # int32 [A]
-    time: np.ndarray  # float64 [N]
-    step: np.ndarray  # int64 [N]: pass
-    layer: np.ndarray  # int64 [N]
-    cache: np.ndarray  # int64 [N]: which cache it asks
-    resets: np.ndarray  # uint8 [N]: counts begin anew
-
-
-class Given(NamedTuple):
-    """Say what the policy and the prefetcher know; an empty array stands for nothing."""
-
-    nexts: np.ndarray  # float64 [A]
-    flags: np.ndarray  # uint8 [A]
-    values: np.ndarray  # float32 [0, 1 or passes, keys]
-    parameters: np.ndarray  # float64 [P]
-    options: np.ndarray  # int64 [5]
-    ahead_starts: np.ndarray  # int64 [N + 1]: what a prefetcher expects of each event
-    ahead_keys: np.ndarray  # int32
-
-
-class Store(NamedTuple):
-    """Hold the caches: which keys they have and what is known of every key."""
-
-    slots: np.ndarray  # int32 [caches, most keys]
-    filled: np.ndarray  # int64 [caches]: keys in it
-    free: np.ndarray  # int64 [caches]: experts or bytes
-    where: np.ndarray  # int64 [keys]: its slot, -1 if absent
-    size: np.ndarray  # int64 [keys]
-    of: np.ndarray  # float64 [keys, COLUMNS]
-    now: np.ndarray  # float64 [FACTS]
-    phase: np.ndarray  # int64 [caches]
-    stamps: np.ndarray  # int64 [3, keys]: event that dropped it, event that expected it, its last access
-    fresh: np.ndarray  # uint8 [keys]: loaded ahead, not used yet
-    candidates: np.ndarray  # int32 [keys]
-    worth: np.ndarray  # float64 [keys]
-
-
-class Found(NamedTuple):
-    """Collect what came out."""
-
-    counts: np.ndarray  # int64 [layers, 5]
-    hit: np.ndarray  # uint8 [A or 0]
-    dropped: np.ndarray  # uint8 [A or 0]: evicted after this use, before the next
-
-
-def make_store(layer_of: np.ndarray, size: np.ndarray, rooms: np.ndarray, firsts: np.ndarray) -> Store:
-    """Return empty caches of *rooms* for keys of *size*, in layers *layer_of*, first used at *firsts* (or nothing)."""
-    n_keys = len(layer_of)
-    of = np.zeros((n_keys, COLUMNS))
-    of[:, [LAST, SEEN, DUE, MARK]], of[:, LAYER] = NEVER, layer_of
-    of[:, NEXT] = firsts if len(firsts) else np.inf
-    most = min(n_keys, int(rooms.max() // size.min()))
-    return Store(np.zeros((len(rooms), most), np.int32), np.zeros(len(rooms), np.int64), rooms.astype(np.int64),
-                 np.full(n_keys, -1), size.astype(np.int64), of, np.zeros(FACTS), np.zeros(len(rooms), np.int64),
-                 np.full((3, n_keys), -1), np.zeros(n_keys, np.uint8), np.zeros(n_keys, np.int32), np.zeros(n_keys))
 
 
 @njit(cache=True, nogil=True)
@@ -141,11 +92,16 @@ def _evict(score, n: int, need: int, i: int, cache: int, given: Given, store: St
     score(keys, n, store.of, store.now, given.parameters, worth)
     draw = int(store.now[DRAW])
     while need > 0 and n > 0:
-        best = 0
+        best, least, drawn = 0, worth[0], -1
         for c in range(1, n):
-            if worth[c] < worth[best] or (worth[c] == worth[best]
-                                          and mixed(draw, keys[c]) < mixed(draw, keys[best])):
-                best = c
+            if worth[c] < least:
+                best, least, drawn = c, worth[c], -1
+            elif worth[c] == least:
+                if drawn < 0:
+                    drawn = mixed(draw, keys[best])
+                other = mixed(draw, keys[c])
+                if other < drawn:
+                    best, drawn = c, other
         k = keys[best]
         n -= 1
         keys[best], worth[best] = keys[n], worth[n]
@@ -272,19 +228,7 @@ def _admit(score, i: int, wanted: int, stream: Stream, given: Given, store: Stor
             store.of[k, MARK] = store.phase[cache]
 
 
-def _array(kind: type, dimensions: int) -> np.ndarray:
-    return np.zeros((1,) * dimensions, kind)
-
-
-_F, _I, _K, _B = _array(np.float64, 1), _array(np.int64, 1), _array(np.int32, 1), _array(np.uint8, 1)
-_STREAM = typeof(Stream(_I, _K, _F, _I, _I, _I, _B))
-_GIVEN = typeof(Given(_F, _B, _array(np.float32, 2), _F, _I, _I, _K))
-_STORE = typeof(Store(_array(np.int32, 2), _I, _I, _I, _I, _array(np.float64, 2), _F, _I, _array(np.int64, 2), _B, _K,
-                      _F))
-_FOUND = typeof(Found(_array(np.int64, 2), _B, _B))
-
-
-@njit(types.void(SCORE, _STREAM, _GIVEN, _STORE, _FOUND), cache=True, nogil=True)
+@njit(types.void(SCORE, STREAM, GIVEN, STORE, FOUND), cache=True, nogil=True)
 def run(score, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
     """Replay all events of *stream*."""
     for i in range(len(stream.time)):

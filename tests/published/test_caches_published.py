@@ -43,10 +43,10 @@ def test_read_me_batches_by_expert() -> None:
     """5.08 distinct experts per batch when tokens come first in, first out, 3.51 by expert. 71 % of tokens
     repeat the last one's expert; sizes are not published: 12 tokens of 18 that wait."""
     rng = np.random.default_rng(0)
-    used = rng.integers(0, 6, (200, 60))
-    for t in range(1, 60):
-        used[:, t] = np.where(rng.random(200) < 0.71 - 0.29 / 5, used[:, t - 1], used[:, t])
-    trace = RoutingTrace.from_arrays(used.reshape(-1, 1, 1), 6, 1, request=np.arange(200).repeat(60), phase=1)
+    used = rng.integers(0, 6, (80, 40))
+    for t in range(1, 40):
+        used[:, t] = np.where(rng.random(80) < 0.71 - 0.29 / 5, used[:, t - 1], used[:, t])
+    trace = RoutingTrace.from_arrays(used.reshape(-1, 1, 1), 6, 1, request=np.arange(80).repeat(40), phase=1)
     mean = {aware: np.diff(events_of(trace, {"name": "expert_aware", "size": 12, "waiting": 18,
                                              "by_expert": aware}).starts).mean() for aware in (False, True)}
     assert mean[False] == pytest.approx(5.08, abs=0.3) and mean[True] == pytest.approx(3.51, abs=0.4)
