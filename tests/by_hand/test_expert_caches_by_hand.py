@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from moesim.memory import compare, events_of, replay
-from moesim.memory.activation import expected_shares
-from moesim.memory.job import Job
 from moesim.trace import RoutingTrace
 
 # Capacity 2, LRU. Event by event:  use    there     hits  misses  afterwards
@@ -119,18 +117,6 @@ def test_like_tokens_run_together() -> None:
     assert {0, 3} < set(first.tolist()) and {1, 5} < set(second.tolist())
     # each half uses both experts in one layer and one in the other
     assert len(dealt.keys) == 6 < len(events_of(trace, {"name": "regroup", "size": 3, "iterations": 0}).keys) == 8
-
-
-def test_what_similar_requests_used() -> None:
-    """Request 0 uses expert 0 three times and 1 once, request 1 expert 2 twice; then request 2 begins with 2."""
-    used = np.array([0, 0, 0, 1, 2, 2, 2, 2, 2])[:, None, None]
-    trace = RoutingTrace.from_arrays(used, 3, 1, request=[0] * 4 + [1] * 2 + [2] * 3, phase=1)
-    job = Job(whole := events_of(trace), whole, whole.layer_of, np.array([1]), np.ones(3, np.int64))
-    shares = expected_shares(job, "eam", places=2)
-    assert shares[:4].tolist() == [[0, 0, 0]] * 4  # nothing has finished
-    assert shares[4:6].tolist() == [[0.75, 0.25, 0]] * 2  # only request 0 has
-    assert shares[6].tolist() == pytest.approx([0.5, 1 / 6, 1 / 3])  # the first token: all together
-    assert shares[7:].tolist() == [[0, 0, 1]] * 2  # like request 1
 
 
 def test_tokens_share_experts() -> None:
