@@ -22,7 +22,7 @@ _PUBLIC = {
     "Result": "moesim.result",
     "sweep": "moesim.explore",
 }
-_MODULES = {"capture", "explore", "kernels", "metrics", "network", "placement", "plots", "serving", "units"}
+_MODULES = {"capture", "explore", "kernels", "memory", "metrics", "network", "placement", "plots", "serving", "units"}
 
 __all__ = sorted(_PUBLIC)
 

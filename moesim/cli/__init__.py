@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import moesim
-from moesim.cli import calibrate, inspect, measure, network, place, simulate, traces
+from moesim.cli import cache, calibrate, inspect, measure, network, place, simulate, traces
 from moesim.cli import validate as validation
 from moesim.cli.output import message
 
@@ -52,7 +52,7 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 
 for _command in (simulate.demo, simulate.run, simulate.sweep, inspect.show, inspect.check, traces.plot, place.place,
-                 traces.convert, traces.capture, measure.measure, calibrate.calibrate, validation.validate,
+                 cache.cache, traces.convert, traces.capture, measure.measure, calibrate.calibrate, validation.validate,
                  network.network):
     app.command()(_command)
 app.command("list")(inspect.list_)

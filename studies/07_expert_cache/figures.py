@@ -1,0 +1,96 @@
+"""The figures of this study, from its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from setting import CAPACITIES
+
+from moesim import plots
+from moesim.plots import _style as style
+
+COLOUR = {"random": style.GREY, "lru": style.BLUE, "lfu": style.SKY, "lfru": style.GREEN, "static": style.ORANGE,
+          "eam": style.PURPLE, "hobbit": style.YELLOW, "mark_predict": style.VERMILION, "belady": style.BLACK,
+          "belady, forced": style.BLACK}
+DASHED = ("belady, forced", "mark_predict")  # see the future
+
+
+def save_all(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Draw all figures of *tables* into *folder*."""
+    folder.mkdir(exist_ok=True)
+    for name, drawn in (("misses", misses(tables["grid"])), ("bits", bits(tables["bits"])),
+                        ("residency", residency(tables["residency"]))):
+        plots.save(drawn, folder / f"{name}.png")
+
+
+def misses(table: pd.DataFrame) -> Any:
+    """Draw misses over Belady's by capacity: a panel for each trace and three batches."""
+    traces, batches = list(table["trace"].unique()), (1, 4, 16)
+    figure, axes = plots.figure(columns=3, rows=len(traces), size=(10.5, 3.4 * len(traces)))
+    for row, trace in zip(axes, traces, strict=True):
+        for ax, batch in zip(row, batches, strict=True):
+            style.axes(ax)
+            some = table[(table["trace"] == trace) & (table["batch"] == batch)]
+            for policy, points in some.groupby("policy", sort=False):
+                ax.plot([int(c[:-1]) for c in points["capacity"]], 100 * points["miss_fraction"], color=COLOUR[policy],
+                        ls="--" if policy in DASHED else "-", marker="o", ms=3, lw=1.4, label=policy)
+            ax.set_ylim(bottom=0)
+            ax.set_title(f"{trace}, {batch} request{'s' * (batch > 1)}", loc="left", fontsize=style.NORMAL,
+                         color=style.INK)
+            ax.set_xticks([int(c[:-1]) for c in CAPACITIES])
+    for ax in axes[-1]:
+        ax.set_xlabel("experts of a layer that fit (%)", fontsize=style.NORMAL, color=style.INK)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("misses / expert uses (%)", fontsize=style.NORMAL, color=style.INK)
+    axes[0, -1].legend(frameon=False, fontsize=style.SMALL, ncols=2, loc="upper right")
+    return _titled(figure, "What the policy is worth shrinks as the batch grows and as less fits",
+                   "dashed, and Belady: see the future")
+
+
+def bits(table: pd.DataFrame) -> Any:
+    """Draw misses over forced Belady's by the share of wrong bits: a panel for each trace."""
+    traces = list(table["trace"].unique())
+    figure, axes = plots.figure(columns=len(traces), size=(4.6 * len(traces), 3.6))
+    marks = {"both": "-", "missed": "--", "spurious": ":"}
+    for ax, trace in zip(axes[0], traces, strict=True):
+        style.axes(ax)
+        some = table[table["trace"] == trace]
+        for policy in ("mark0", "mark_predict"):
+            for wrong, line in marks.items():
+                points = some[(some["policy"] == policy) & (some["wrong"] == wrong)]
+                ax.plot(100 * points["error"], points["ratio"], line, lw=1.5, label=f"{policy}, {wrong}",
+                        color=style.VERMILION if policy == "mark0" else style.BLUE)
+        for policy in ("lru", "lfru"):
+            level = float(some.loc[some["policy"] == policy, "ratio"].iloc[0])
+            ax.axhline(level, color=style.GREY, lw=1)
+            ax.text(50, level, policy, ha="right", va="bottom", fontsize=style.SMALL, color=style.INK)
+        ax.set_title(trace, loc="left", fontsize=style.NORMAL, color=style.INK)
+        ax.set_xlabel("bits that are wrong (%)", fontsize=style.NORMAL, color=style.INK)
+    axes[0, 0].set_ylabel("misses / those of Belady, forced", fontsize=style.NORMAL, color=style.INK)
+    axes[0, 0].legend(frameon=False, fontsize=style.SMALL)
+    return _titled(figure, "One bit per use beats every policy without one, as long as few bits are wrong",
+                   "30 % of a layer's experts fit, one request at a time")
+
+
+def residency(table: pd.DataFrame) -> Any:
+    """Draw the share of uses on the GPUs, replayed and published, by the share of experts there."""
+    figure, axes = plots.figure(columns=2, size=(9.2, 3.6))
+    colours = {"random": style.GREY, "frequency": style.ORANGE, "dynamic": style.BLUE}
+    for ax, column, name in zip(axes[0], ("on_gpu", "published"), ("replayed: uses on the GPUs",
+                                                                   "published: time saved"), strict=True):
+        style.axes(ax)
+        for policy, points in table.groupby("policy", sort=False):
+            ax.plot(100 * points["share"], 100 * points[column], color=colours[policy], marker="o", ms=3, label=policy)
+        ax.set_title(name, loc="left", fontsize=style.NORMAL, color=style.INK)
+        ax.set_xlabel("experts on the GPUs (%)", fontsize=style.NORMAL, color=style.INK)
+        ax.set_ylabel("of what all of them there would be (%)", fontsize=style.NORMAL, color=style.INK)
+    axes[0, 0].legend(frameon=False, fontsize=style.SMALL)
+    return _titled(figure, "Knowing the request helps where few experts fit, knowing the average where most do", "")
+
+
+def _titled(figure: Any, title: str, note: str) -> Any:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=style.TITLE, fontweight="bold", color=style.INK)
+    figure.supxlabel(note, x=0.99, ha="right", fontsize=style.SMALL, color=style.INK)
+    return figure

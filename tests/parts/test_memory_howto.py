@@ -1,0 +1,41 @@
+"""What docs/howto/replay-an-expert-cache.md shows, runs (its Python blocks run in test_docs.py)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from moesim import registry
+from moesim.cli import app
+
+
+@pytest.fixture(scope="module")
+def page(repo: Path) -> str:
+    return (repo / "docs/howto/replay-an-expert-cache.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_print_what_the_page_shows(page: str, repo: Path, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workloads").symlink_to(repo / "workloads")
+    (commands,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+    printed = []
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line)
+        done = CliRunner().invoke(app, arguments)
+        assert program == "moesim" and done.exit_code == 0, f"{line}: {done.stderr}"
+        printed.append([line.split() for line in done.stdout.splitlines()])
+    shown = re.findall(r"```\n(batch.*?)\.\.\.\n```", page, flags=re.DOTALL)[0].splitlines()
+    assert [line.split() for line in shown] == printed[0][:len(shown)]
+    assert (tmp_path / "out/cache.csv").is_file() and "loaded_ahead" in printed[1][0]
+
+
+def test_the_background_names_every_policy_and_prefetcher(repo: Path) -> None:
+    text = (repo / "docs/background/expert-caches.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \| [^t]", text, flags=re.MULTILINE)) >= set(registry.names("cache_policy"))
+    for name in (*registry.names("prefetcher"), *registry.names("batching")):
+        assert name == "none" or f"`{name}`" in text, name
