@@ -52,7 +52,8 @@ def obeys(result: moesim.Result, concurrency: int | None = None) -> None:
 def test_every_scheduler_with_every_router(scheduler: str, router: str) -> None:
     """On two engines with little memory; requests of users, and at random times."""
     made = f"scheduler={{name: {scheduler}, max_batch: 3, max_tokens: 16}}"
-    machine = (*DENSE, made, SCARCE, f"request_router={router}", "span_steps=0")
+    knows = getattr(registry.find("scheduler", scheduler), "knows_experts", False)
+    machine = (*(MACHINES["two islands"] if knows else DENSE), made, SCARCE, f"request_router={router}", "span_steps=0")
     for requests, users in ((USERS.replace("14", "9"), 5), (POISSON.replace("14", "9"), None)):
         obeys(moesim.simulate(tiny(*machine, requests)), users)
 
