@@ -44,15 +44,16 @@ def misses(table: pd.DataFrame) -> Any:
         ax.set_xlabel("experts of a layer that fit (%)", fontsize=style.NORMAL, color=style.INK)
     for ax in axes[:, 0]:
         ax.set_ylabel("misses / expert uses (%)", fontsize=style.NORMAL, color=style.INK)
-    axes[0, -1].legend(frameon=False, fontsize=style.SMALL, ncols=2, loc="upper right")
-    return _titled(figure, "What the policy is worth shrinks as the batch grows and as less fits",
-                   "dashed, and Belady: see the future")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=style.SMALL, ncols=10,
+                  loc="outside lower left")
+    return _titled(figure, "What the policy is worth shrinks as the batch grows and as less fits (Belady and what is "
+                           "dashed see the future)", "")
 
 
 def bits(table: pd.DataFrame) -> Any:
     """Draw misses over forced Belady's by the share of wrong bits: a panel for each trace."""
     traces = list(table["trace"].unique())
-    figure, axes = plots.figure(columns=len(traces), size=(4.6 * len(traces), 3.6))
+    figure, axes = plots.figure(columns=len(traces), size=(4.2 * len(traces) + 1.6, 3.6))
     marks = {"both": "-", "missed": "--", "spurious": ":"}
     for ax, trace in zip(axes[0], traces, strict=True):
         style.axes(ax)
@@ -65,12 +66,13 @@ def bits(table: pd.DataFrame) -> Any:
         for policy in ("lru", "lfru"):
             level = float(some.loc[some["policy"] == policy, "ratio"].iloc[0])
             ax.axhline(level, color=style.GREY, lw=1)
-            ax.text(50, level, policy, ha="right", va="bottom", fontsize=style.SMALL, color=style.INK)
+            ax.text(0, level, policy, ha="left", va="bottom", fontsize=style.SMALL, color=style.INK)
         ax.set_title(trace, loc="left", fontsize=style.NORMAL, color=style.INK)
         ax.set_xlabel("bits that are wrong (%)", fontsize=style.NORMAL, color=style.INK)
     axes[0, 0].set_ylabel("misses / those of Belady, forced", fontsize=style.NORMAL, color=style.INK)
-    axes[0, 0].legend(frameon=False, fontsize=style.SMALL)
-    return _titled(figure, "One bit per use beats every policy without one, as long as few bits are wrong",
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=style.SMALL,
+                  loc="outside right center")
+    return _titled(figure, "One bit per use beats LRU and LFRU as long as few of the bits are wrong",
                    "30 % of a layer's experts fit, one request at a time")
 
 
