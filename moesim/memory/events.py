@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -137,8 +137,13 @@ def of_trace(trace: RoutingTrace, batching: Any = 1, seed: int = 0) -> Events:
     """
     if isinstance(batching, int) and not isinstance(batching, bool):
         batching = {"name": "continuous", "size": batching}
-    part = registry.make("batching", batching)
-    return dataclasses.replace(of_choices(trace, trace.chosen, part.passes(trace, seed)), batching=registry.dump(part))
+    return _put_together(trace, registry.make("batching", batching), seed)
+
+
+@lru_cache(maxsize=4)  # whoever replays one trace with many policies asks for the same few batches again and again
+def _put_together(trace: RoutingTrace, part: Any, seed: int) -> Events:
+    events = of_choices(trace, trace.chosen, part.passes(trace, seed))
+    return dataclasses.replace(events, batching=registry.dump(part))
 
 
 def of_choices(trace: RoutingTrace, chosen: np.ndarray, passes: Passes) -> Events:
