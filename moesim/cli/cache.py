@@ -16,7 +16,7 @@ AHEAD = ["loaded_ahead", "unused_ahead"]
 def cache(trace: Annotated[Path, typer.Argument(help="Trace file.")],
           capacity: Annotated[str, typer.Option(help="Experts of a layer that fit, a share, or bytes of all caches; "
                                                      "several: '[4, 8]', '[25%, 50%]', 2 GB.")] = "[25%, 50%]",
-          policy: Annotated[str, typer.Option(help="Name, or {name: mark0, missed: 0.1}; several: '[lru, lfru]'.")] = (
+          policy: Annotated[str, typer.Option(help="Name, or {name: mark0, missed: 0.1}; '\\[lru, lfru]'.")] = (
               "[random, lru, lfu, lfru, static]"),
           batch: Annotated[str, typer.Option(help="Requests side by side, or {name: static, size: 4}; several: "
                                                   "'[1, 8]'.")] = "[1, 8]",

@@ -63,7 +63,7 @@ def _shared(options: dict[str, Any], batch: Any, seed: int) -> dict[str, Any]:
 def with_gaps(table: pd.DataFrame) -> pd.DataFrame:
     """Return *table* with columns that say how far each setting's policies are from Belady.
 
-    gap               (m_c - m_B) / m_c: what the best policy without a view of the future loses
+    gap               (m_c - m_B) / m_c: what the best policy without a view of the future loses; NaN without one
     best_causal       that policy
     admission_share   (m_F - m_B) / (m_c - m_B): what of the gap is not admitting; 0 / 0 is NaN
     victim_share      (m_c - m_F) / (m_c - m_B): the rest: knowing whose next use is furthest
@@ -72,7 +72,7 @@ def with_gaps(table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for _, group in table.groupby(SETTING, sort=False, dropna=False):
         misses = group.set_index("policy")["misses"]
-        causal = group[~group["oracle"].to_numpy(bool)].set_index("policy")["misses"]
+        causal = group[~group["policy_oracle"].to_numpy(bool)].set_index("policy")["misses"]
         best, forced = int(misses["belady"]), int(misses["belady(bypass=False)"])
         nearest = causal.idxmin() if len(causal) else None
         lead = float(causal.min()) if len(causal) else float("nan")

@@ -41,6 +41,7 @@ def replay(events: Asked, policy: Any = "lru", capacity: Any = 1, contract: str 
     how = {"contract": contract, "scope": scope_of(whole, setup.scope), "policy": registry.dump(chosen),
            "prefetcher": registry.dump(prefetcher), "batching": whole.batching, "capacity": capacity, "seed": seed,
            "oracle": rule.oracle or (job.forecast is not None and job.forecast.oracle),
+           "policy_oracle": rule.oracle,
            "loaded_before": 0 if rule.held is None else len(rule.held),
            "beyond_room": int((fill > 1).sum()), "mean_fill": float(fill.mean())}
     return _stats(whole, job, job.play(rule).counts, how, setup.expert_bytes)

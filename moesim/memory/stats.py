@@ -26,7 +26,7 @@ class CacheStats:
     policy, prefetcher, batching  mappings from which ``registry.make`` builds the parts
     capacity        as it was given
     capacity_experts  experts that fit, all caches together; NaN if their sizes differ
-    oracle          policy or prefetcher sees what has not happened yet
+    oracle          policy or prefetcher sees what has not happened yet; ``policy_oracle`` the policy does
     moved_bytes     bytes of what was missed or loaded ahead; None if sizes were not given
     """
 
@@ -52,6 +52,7 @@ class CacheStats:
     capacity_experts: float
     seed: int
     oracle: bool
+    policy_oracle: bool
     moved_bytes: float | None = None
 
     @property
@@ -86,9 +87,10 @@ class CacheStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers and names as one flat row of a table; parts by their names."""
-        names = ("contract", "scope", "capacity", "capacity_experts", "seed", "oracle", "events", "tokens", "logical",
-                 "union", "hits", "misses", "hit_ratio", "miss_fraction", "sharing", "mean_fill", "beyond_room",
-                 "loaded_ahead", "used_ahead", "unused_ahead", "loaded_before", "loads", "bytes_per_token")
+        names = ("contract", "scope", "capacity", "capacity_experts", "seed", "oracle", "policy_oracle", "events",
+                 "tokens", "logical", "union", "hits", "misses", "hit_ratio", "miss_fraction", "sharing", "mean_fill",
+                 "beyond_room", "loaded_ahead", "used_ahead", "unused_ahead", "loaded_before", "loads",
+                 "bytes_per_token")
         parts = {key: None if (value := getattr(self, key)) is None else value["name"]
                  for key in ("policy", "prefetcher", "batching")}
         size = {"batch": (self.batching or {}).get("size")}

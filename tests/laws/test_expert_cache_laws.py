@@ -39,7 +39,7 @@ def fewest(events: list[set[int]], capacity: int, forced: bool) -> int:
     return min(best.values())
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(EVENTS, st.integers(1, 4))
 def test_belady_is_the_best_there_is(events: list[set[int]], capacity: int) -> None:
     assert replay(events, "belady", capacity, overflow="stream").misses == fewest(events, capacity, forced=False)
@@ -48,7 +48,7 @@ def test_belady_is_the_best_there_is(events: list[set[int]], capacity: int) -> N
     assert replay(single, FORCED, capacity).misses == fewest(single, capacity, forced=True)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.lists(st.sets(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=40), st.integers(1, 6),
        st.sampled_from(["event", "sequential"]), st.integers(0, 9))
 def test_no_policy_beats_belady(events: list[set[int]], capacity: int, contract: str, seed: int) -> None:
@@ -67,7 +67,7 @@ def test_no_policy_beats_belady(events: list[set[int]], capacity: int, contract:
         assert misses("mark_predict") <= 2 * forced + capacity
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(1, 6), st.integers(0, 9))
 def test_single_accesses_are_alike_in_both_contracts(keys: list[int], capacity: int, seed: int) -> None:
     events = [{k} for k in keys]
@@ -79,7 +79,7 @@ def test_single_accesses_are_alike_in_both_contracts(keys: list[int], capacity: 
     assert replay(events, "belady", capacity + 1).misses <= replay(events, "belady", capacity).misses
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(st.sets(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=40), st.integers(4, 8),
        st.sampled_from(CAUSAL), st.integers(0, 9))
 def test_a_perfect_prefetcher_leaves_no_miss(events: list[set[int]], capacity: int, policy: object, seed: int) -> None:
@@ -91,9 +91,9 @@ def test_a_perfect_prefetcher_leaves_no_miss(events: list[set[int]], capacity: i
 @pytest.mark.parametrize("capacity", [2, 3, 4, 5])
 def test_without_memory_nothing_beats_chance(capacity: int) -> None:
     """Uniform, independent requests: whatever is kept, the next one is there k / N of the time."""
-    events = events_of([{e} for e in np.random.default_rng(0).integers(0, 6, 20_000).tolist()])
+    events = events_of([{e} for e in np.random.default_rng(0).integers(0, 6, 8_000).tolist()])
     for policy in CAUSAL:
-        assert replay(events, policy, capacity).hit_ratio == pytest.approx(capacity / 6, abs=0.012)
+        assert replay(events, policy, capacity).hit_ratio == pytest.approx(capacity / 6, abs=0.02)
 
 
 def marked(seed: int, kept: int, n_keys: int) -> list[set[int]]:

@@ -125,6 +125,7 @@ def test_the_command_prints_a_table(shipped: Path, tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "a/t.csv")
     assert len(table) == 4 and {"gap", "admission_share", "contract", "oracle"} <= set(table.columns)
     assert table["oracle"].all()  # the prefetcher is one
+    assert table["policy_oracle"].tolist() == [False, False, True, True] and set(table["best_causal"]) == {"static"}
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
