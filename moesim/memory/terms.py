@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-# Columns of the table ``of``, one row per key.
+# Columns of the table ``of``, one row per key. Their numbers are compiled into functions that numba keeps on disk and
+# renews only when the function's own file changes: add at the end, do not renumber.
 LAST = 0  # time of the last use; before every time if there was none
 SEEN = 1  # time of the last use or of a load ahead of use
 COUNT = 2  # events that used it since the counts were reset
