@@ -42,9 +42,13 @@ class Rates:
 
 @dataclasses.dataclass(frozen=True)
 class Unfused:
-    """Every operator is a kernel: its inputs come from memory, its outputs go there, the host launches it."""
+    """Every operator is a kernel: its inputs come from memory, its outputs go there, the host launches it.
+
+    ``ahead``: the host launches a kernel while the one before runs; else when it has ended.
+    """
 
     launch_s: float = 0.0
+    ahead: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +84,9 @@ def operators(model: ModelSpec, tp: int, sequences: int, new: int, context: int)
     rows += [_product(name, tokens, model.hidden, out) for name, out in (("q", q), ("k", kv), ("v", kv))]
     rows += [(f"rope_{n}", tokens * w, tokens * w, 6 * tokens * w, 0, 0) for n, w in (("q", q), ("k", kv))]
     rows += [(f"store_{n}", tokens * kv, tokens * kv, 0, 0, 0) for n in "kv"]
-    rows += [("scores", tokens * q, pairs, 2 * pairs * shape.head_dim, 0, cache), ("mask", pairs, pairs, 2 * pairs, 0, 0),
-             ("softmax", pairs, pairs, 5 * pairs, 0, 0), ("values", pairs, tokens * q, 2 * pairs * shape.head_dim, 0, cache)]
+    look = 2 * pairs * shape.head_dim
+    rows += [("scores", tokens * q, pairs, look, 0, cache), ("mask", pairs, pairs, 2 * pairs, 0, 0),
+             ("softmax", pairs, pairs, 5 * pairs, 0, 0), ("values", pairs, tokens * q, look, 0, cache)]
     rows += [_product("output", tokens, q, model.hidden), *end, ("norm", h, h, 4 * h, 0, 0)]
     rows += [_product(name, tokens, model.hidden, ffn) for name in (("gate", "up") if model.gated_ffn else ("up",))]
     wide = tokens * ffn
@@ -107,6 +112,8 @@ def layer_s(layer: pd.DataFrame, rates: Rates, how: Unfused | Fused) -> float:
     if isinstance(how, Unfused):
         moved = moved + own["in_bytes"] + own["out_bytes"]
         busy = np.maximum(moved / rates.bytes_per_s, own["flop"] / rates.flop_per_s)
+        if how.ahead:
+            return float(np.maximum(busy, how.launch_s).sum()) + layer["communicates"].sum() * how.launch_s + exchanges
         return float(busy.sum()) + len(layer) * how.launch_s + exchanges
     ends = how.kernels * (layer["in_bytes"].iloc[0] + layer["out_bytes"].iloc[-1])  # what kernels hand on
     all_moved = moved.sum() + ends + own.loc[own["operator"].str.startswith("store"), "out_bytes"].sum()
@@ -115,5 +122,5 @@ def layer_s(layer: pd.DataFrame, rates: Rates, how: Unfused | Fused) -> float:
 
 
 def pass_s(model: ModelSpec, layer: pd.DataFrame, rates: Rates, how: Unfused | Fused, tp: int) -> float:
-    """Return the seconds of one pass of *model*: its layers, and the output head as one more kernel (one token each)."""
+    """Return the seconds of one pass of *model*: its layers, then the output head as a kernel of its own."""
     return model.layers * layer_s(layer, rates, how) + model.head_gemm(tp).bytes / rates.bytes_per_s + how.launch_s

@@ -49,8 +49,8 @@ def choose(quality: ArrayLike, demand: ArrayLike, sizes: ArrayLike, room: float,
 
 def _check(quality: np.ndarray, demand: np.ndarray, sizes: np.ndarray, room: float) -> None:
     if quality.ndim != 2 or not quality.size or demand.shape != quality.shape[:1] or sizes.shape != quality.shape[1:]:
-        raise CacheError(f"quality is {quality.shape}, demand {demand.shape} and sizes {sizes.shape}; give [categories, "
-                         "experts], [categories] and [experts]")
+        raise CacheError(f"quality is {quality.shape}, demand {demand.shape} and sizes {sizes.shape}; give "
+                         "[categories, experts], [categories] and [experts]")
     if not np.isfinite(quality).all():
         raise CacheError("quality has a number that is not finite; give what was measured, or leave the expert out")
     if not (np.isfinite(demand) & (demand >= 0)).all() or not (np.isfinite(sizes) & (sizes > 0)).all() or not room > 0:
