@@ -28,14 +28,18 @@ def switches() -> pd.DataFrame:
 
 
 def table_v() -> pd.DataFrame:
-    """Return Table V from the stated inputs, and with the router's time from one of its cells (that cell is marked)."""
+    """Return Table V from the stated inputs, and with the router's time from one of its cells (that cell is marked).
+
+    ``fair``: the same if a GPU's node copies over all its links, at the measured rate.
+    """
     rows = []
     for source, router in (("stated", setting.ROUTER_S), ("one cell", solved_router_s())):
         for (prompts, tokens, name), published in setting.TABLE_V.items():
-            found = speedup(name, "paper", prompts, tokens, router)
+            found, fair = (speedup(name, how, prompts, tokens, router) for how in ("paper", "all links, measured"))
             used = source == "one cell" and (prompts, tokens, name) == SOLVED
-            rows.append((source, prompts, tokens, name, published, found, found / published - 1, used))
-    return pd.DataFrame(rows, columns=["router", "prompts", "tokens", "machine", "published", "model", "error", "input"])
+            rows.append((source, prompts, tokens, name, published, found, found / published - 1, used, fair))
+    return pd.DataFrame(rows, columns=["router", "prompts", "tokens", "machine", "published", "model", "error", "input",
+                                       "fair"])
 
 
 SOLVED = (1, 20, "DGX A100")
@@ -99,7 +103,7 @@ def hits(node: Node, batches: Sequence[Sequence[int]]) -> float:
 
 
 def capacity() -> pd.DataFrame:
-    """Return, by machine and number of equally popular experts, seconds of a batch of one; empty where they do not fit."""
+    """Return, by machine and number of equally popular experts, seconds of a batch of one; none if they do not fit."""
     size, rows = setting.model().total_bytes, []
     for name in setting.MACHINES:
         node = setting.accountings(name)["paper"]
@@ -112,7 +116,7 @@ def capacity() -> pd.DataFrame:
 
 
 def footprint() -> pd.DataFrame:
-    """Return, for as many experts as SN40L nodes of this share of DDR hold, how many DGX keep them all in HBM."""
+    """Return how many DGX hold what one SN40L node holds in some share of its DDR: all in HBM, or in host memory."""
     size = setting.model().total_bytes
     own, dgx = setting.accountings("SN40L")["paper"], setting.accountings("DGX A100")["paper"]
     rows = []
