@@ -44,8 +44,8 @@ class TierLink(Spec):
     of each chunk, before its bytes move.
     """
 
-    bandwidth: BytesPerSecond = Field(gt=0)
-    back: BytesPerSecond | None = Field(default=None, gt=0)
+    bandwidth: BytesPerSecond
+    back: BytesPerSecond | None = None
     efficiency: float = Field(default=1.0, gt=0, le=1)
     per: Literal["device", "node"] = "device"
     lanes: int = Field(default=1, ge=1)

@@ -34,7 +34,7 @@ def choose(quality: ArrayLike, demand: ArrayLike, sizes: ArrayLike, room: float,
     one = hstack([kron(csr_array(np.eye(categories)), np.ones((1, experts))), csr_array((categories, experts))])
     loaded = hstack([csr_array(np.eye(chosen)), kron(np.ones((categories, 1)), -csr_array(np.eye(experts)))])
     bytes_ = np.concatenate([np.zeros(chosen), size])
-    mean = np.concatenate([np.outer(share, size).ravel(), np.zeros(experts)])
+    mean = np.concatenate([np.outer(share / share.sum(), size).ravel(), np.zeros(experts)])
     bounds = np.array([room, np.inf if active is None else active])
     limits = [LinearConstraint(one, 1, 1), LinearConstraint(loaded, -np.inf, 0),
               LinearConstraint(np.stack([bytes_, mean]) / size.max(), -np.inf, bounds / size.max())]
@@ -53,6 +53,7 @@ def _check(quality: np.ndarray, demand: np.ndarray, sizes: np.ndarray, room: flo
                          "[categories, experts], [categories] and [experts]")
     if not np.isfinite(quality).all():
         raise CacheError("quality has a number that is not finite; give what was measured, or leave the expert out")
-    if not (np.isfinite(demand) & (demand >= 0)).all() or not (np.isfinite(sizes) & (sizes > 0)).all() or not room > 0:
-        raise CacheError(f"demand must be from 0, sizes and room above 0; they are {demand.min()} at least, "
-                         f"{sizes.min()} at least, and {room}")
+    if not (np.isfinite(demand) & (demand >= 0)).all() or not demand.any():
+        raise CacheError(f"demand is {demand.tolist()}; give a share from 0 of each category, of one above 0")
+    if not (np.isfinite(sizes) & (sizes > 0)).all() or not room > 0:
+        raise CacheError(f"sizes and room must be above 0; they are {sizes.min()} at least, and {room}")
