@@ -76,10 +76,10 @@ def mean_s(machine: str, node: Node, batches: Sequence[Sequence[int]], tokens: i
     return float((ends[-1] - ends[half - 1]) / (len(ends) - half))
 
 
-def drawn(skew: float, prompts: int, experts: int = EXPERTS) -> list[list[int]]:
+def drawn(skew: float, prompts: int, experts: int = EXPERTS, batches: int = BATCHES) -> list[list[int]]:
     """Return batches whose experts are drawn with popularity rank ** -skew."""
     weight = np.arange(1, experts + 1.0) ** -skew
-    picks = np.random.default_rng(0).choice(experts, size=(BATCHES, prompts), p=weight / weight.sum())
+    picks = np.random.default_rng(0).choice(experts, size=(batches, prompts), p=weight / weight.sum())
     return [list(map(int, batch)) for batch in picks]
 
 
@@ -110,7 +110,8 @@ def capacity() -> pd.DataFrame:
         near, most = node.holds(size)
         for count in COUNTS:
             fits = count <= most
-            seconds = mean_s(name, node, drawn(0.0, 1, count) * 3, 20, setting.ROUTER_S, count) if fits else math.nan
+            batches = drawn(0.0, 1, count, 5000)
+            seconds = mean_s(name, node, batches, 20, setting.ROUTER_S, count) if fits else math.nan
             rows.append((name, count, near, most, seconds))
     return pd.DataFrame(rows, columns=["machine", "experts", "near", "most", "batch_s"])
 
