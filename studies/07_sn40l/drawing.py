@@ -55,8 +55,8 @@ def speedup(table: pd.DataFrame) -> Any:
                         fontsize=style.SMALL, color=style.INK)
     style.rows(ax, labels)
     ax.legend(frameon=False, fontsize=style.NORMAL, loc="lower right")
-    style.finish(ax, f"SN40L's gain is {table['model'].min():.1f} to {table['model'].max():.1f} if a DGX copies over one "
-                     f"link, {table['fair'].min():.1f} to {table['fair'].max():.1f} if over all",
+    style.finish(ax, f"SN40L's gain is {table['model'].min():.1f} to {table['model'].max():.1f} if a DGX copies over "
+                     f"one link, {table['fair'].min():.1f} to {table['fair'].max():.1f} if over all",
                  "times slower than SN40L")
     return figure
 

@@ -72,13 +72,14 @@ def _cost(layer: pd.DataFrame, ratio: str, wanted: float) -> float:
 
 
 def decoding() -> pd.DataFrame:
-    """Return the seconds of one token at batch 1, 148 tokens of context: what the model says and what Table V implies."""
+    """Return the seconds of one token of one prompt, 148 tokens of context: by the model, and implied by Table V."""
     layer, model = operators(setting.model(), TP, 1, 1, 148), setting.model()
     machine = setting.machine("SN40L")
     implied = (setting.EXPERT_200_S - setting.expert_s("SN40L", 20)) / 180
     found = [("weights at the peak of HBM", model.total_bytes / (TP * machine.device.memory[0].bandwidth)),
              ("fused, 85 % of HBM, nothing else", pass_s(model, layer, rates(), Fused(), TP)),
-             ("and 5.7 µs for each of 64 exchanges", pass_s(model, layer, rates(machine.scale_up.startup), Fused(), TP)),
+             ("and 5.7 µs for each of 64 exchanges",
+              pass_s(model, layer, rates(machine.scale_up.startup), Fused(), TP)),
              ("implied by the inputs of Table V", implied)]
     return pd.DataFrame(found, columns=["what", "token_s"])
 

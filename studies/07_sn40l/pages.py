@@ -30,10 +30,10 @@ def _answer(tables: dict[str, pd.DataFrame]) -> str:
     stated, seen = _stated(tables), tables["table_v"][tables["table_v"]["router"] == "one cell"]
     new = seen[~seen["input"]]
     fair = stated.set_index(["prompts", "tokens", "machine"])["fair"]
-    return (f"**The accounting is right, and most of the gain is in it.** Copies over one link of a DGX and misses for every "
-            f"prompt give Table V within {100 * stated['error'].abs().max():.1f}% (five of its six numbers within "
-            f"{100 * new['error'].abs().max():.1f}% when the router's time is taken from the sixth). If the GPUs use their "
-            f"eight links, {setting.TABLE_V[8, 20, 'DGX A100']} and {setting.TABLE_V[8, 20, 'DGX H100']} become "
+    return (f"**The accounting is right, and most of the gain is in it.** Copies over one link of a DGX and misses for "
+            f"every prompt give Table V within {100 * stated['error'].abs().max():.1f}% (five of its six numbers within "
+            f"{100 * new['error'].abs().max():.1f}% when the router's time is taken from the sixth). If the GPUs use "
+            f"their eight links, {setting.TABLE_V[8, 20, 'DGX A100']} and {setting.TABLE_V[8, 20, 'DGX H100']} become "
             f"{fair[8, 20, 'DGX A100']:.1f} and {fair[8, 20, 'DGX H100']:.1f}: little more than the experts' own speed "
             f"({setting.EXPERT_ONLY[20]['DGX A100']} and {setting.EXPERT_ONLY[20]['DGX H100']}, inputs).\n\n"
             "![Table V](figures/speedup.png)")
@@ -71,10 +71,9 @@ def _popularity(tables: dict[str, pd.DataFrame]) -> str:
         rows.append([f"{popularity}; {ACCOUNTINGS[accounting]}", f"{100 * by.loc['SN40L', 'hit_rate']:.0f}%",
                      f"{100 * by.loc['DGX A100', 'hit_rate']:.0f}%",
                      *(f"{by.loc[name, 'ratio']:.2f}" for name in setting.GPUS)])
-    return ("## With hits: 148 experts, batches of 8 prompts, 20 tokens\n\nThe paper says nothing of popularity. A DGX has "
-            "the larger HBM, so it hits more often.\n\n"
-            + markdown(["popularity; accounting", "hits, SN40L", "hits, DGX", *(f"{g} over SN40L" for g in setting.GPUS)],
-                       rows))
+    header = ["popularity; accounting", "hits, SN40L", "hits, DGX", *(f"{g} over SN40L" for g in setting.GPUS)]
+    return ("## With hits: 148 experts, batches of 8 prompts, 20 tokens\n\nThe paper says nothing of popularity. A DGX "
+            "has the larger HBM, so it hits more often.\n\n" + markdown(header, rows))
 
 
 def _capacity(tables: dict[str, pd.DataFrame]) -> str:
@@ -84,13 +83,14 @@ def _capacity(tables: dict[str, pd.DataFrame]) -> str:
     shares = [[f"{100 * r.share:.0f}%", f"{r.experts:.0f}", f"{r.dgx_hbm:.0f}", f"{r.dgx_host:.0f}"]
               for r in some.itertuples()]
     near, most = (table.loc["DGX A100", c] for c in ("near", "most"))
-    held = all(low <= found <= high for found, (low, high) in ((near, setting.HBM_EXPERTS), (most, setting.HOST_EXPERTS)))
-    return (f"## Capacity\n\nPublished: latency of a DGX jumps at about 50 experts, its host memory is full at 150. Here "
-            f"{near} and {most}: {'holds' if held else '**does not hold**'} (45 to 50, 145 to 155).\n\n"
+    found = ((near, setting.HBM_EXPERTS), (most, setting.HOST_EXPERTS))
+    held = all(low <= count <= high for count, (low, high) in found)
+    return (f"## Capacity\n\nPublished: latency of a DGX jumps at about 50 experts, its host memory is full at 150. "
+            f"Here {near} and {most}: {'holds' if held else '**does not hold**'} (45 to 50, 145 to 155).\n\n"
             + markdown(["", "experts beside the router in HBM", "experts in all"], rows)
             + "\n\n![Capacity](figures/capacity.png)\n\n"
-            + f"Published: up to {setting.FOOTPRINT} times fewer machines. One SN40L node stands for this many DGX, if a "
-            "DGX keeps every expert in HBM, and if it keeps them in host memory as SN40L does in DDR:\n\n"
+            + f"Published: up to {setting.FOOTPRINT} times fewer machines. One SN40L node stands for this many DGX, if "
+            "a DGX keeps every expert in HBM, and if it keeps them in host memory as SN40L does in DDR:\n\n"
             + markdown(["DDR used for experts", "experts", "DGX, all in HBM", "DGX, all in host memory"], shares))
 
 
@@ -104,14 +104,14 @@ def _launches(tables: dict[str, pd.DataFrame]) -> str:
     free = tables["launches"].query("phase == 'decode' and launch_s == 0").iloc[0]
     kernels = tables["kernels"].iloc[0]
     return ("## Fusing layers, and what a launch costs\n\n"
-            f"Without a launch cost fusing makes decoding {free.fusion:.2f} times as fast, and prefill {first.fusion:.2f} "
+            f"Without a launch cost fusing makes decoding {free.fusion:.2f} times as fast, prefill {first.fusion:.2f} "
             "times: at one token all bytes are weights and cache, at 4,096 the scores of attention go to memory and "
             "back. So in decoding fusion saves launches and nothing else.\n\n"
-            + markdown(["Llama-2-7B, 8 sockets, 4,096 tokens", "published, all models", "launch costs that give it (µs)"],
-                       rows)
+            + markdown(["Llama-2-7B, 8 sockets, 4,096 tokens", "published, all models",
+                        "launch costs that give it (µs)"], rows)
             + "\n\n![Launches](figures/launches.png)\n\n"
-            + f"Calls: a layer has {kernels.operators:.0f} operators; the published ratio of {kernels.published:.0f} calls "
-            f"(prefill of this model) means {kernels.fused:.1f} fused kernels a layer, not one.")
+            + f"Calls: a layer has {kernels.operators:.0f} operators; the published ratio of {kernels.published:.0f} "
+            f"calls (prefill of this model) means {kernels.fused:.1f} fused kernels a layer, not one.")
 
 
 LABELS = {"fusion": "unfused over fused", "fusion_ahead": "the same, unfused kernels launched ahead",

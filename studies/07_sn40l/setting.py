@@ -25,7 +25,7 @@ EXPERT_200_S = 0.420   # stated: an expert's 200 tokens on SN40L, chosen likewis
 TABLE_V = {(8, 20, "DGX A100"): 6.6, (8, 20, "DGX H100"): 3.7, (1, 20, "DGX A100"): 4.8, (1, 20, "DGX H100"): 2.8,
            (1, 200, "DGX A100"): 3.9, (1, 200, "DGX H100"): 2.6}
 SWITCH_RATIO = {"DGX A100": 31.0, "DGX H100": 15.0}  # Table V; the text has 16 for the second
-HBM_EXPERTS, HOST_EXPERTS = (45, 50), (145, 155)     # where the paper's latencies jump (about 50), where a DGX is full (150)
+HBM_EXPERTS, HOST_EXPERTS = (45, 50), (145, 155)     # latencies of a DGX jump at about 50; it is full at 150
 FOOTPRINT = 19                                       # abstract: up to 19 times fewer machines
 REACH = 0.85                                         # share of HBM bandwidth of fused decoding (text)
 

@@ -29,7 +29,7 @@ def node(*, host_bandwidth: int = 1000, **link: object) -> Chain:
 
 
 def test_a_demand_goes_before_a_prefetch_at_the_next_chunk() -> None:
-    """Each chunk: 1 s of setup and its bytes. The demand comes at 1 s, while chunk 0 of the prefetch runs (0 to 3 s)."""
+    """A chunk takes 1 s and its bytes. The demand comes at 1 s, while chunk 0 of the prefetch runs (0 to 3 s)."""
     prefetch, demand, second = Copy(40, ("e",), 0, 1, 20), Copy(10, ("e",), 1, 0), Copy(10, ("e",), 2, 1)
     found = run([prefetch, demand, second], {"e": Engine(10, setup_s=1)})
     assert found.chunks[["copy", "chunk", "start_s", "finish_s", "bytes"]].to_numpy().tolist() == [
@@ -73,7 +73,7 @@ def test_traffic_below_its_share_leaves_the_rest() -> None:
     ({"per": "device"}, 1000, [1, 1]), ({"per": "node"}, 1000, [1, 2]), ({"per": "device"}, 10, [2, 2]),
     ({"per": "device", "efficiency": 0.5}, 1000, [2, 2])])
 def test_links_of_devices_and_of_the_node(link: dict[str, object], bandwidth: int, finish: list[float]) -> None:
-    """10 bytes to each of two devices: two links, one link in turn, two links out of a memory as slow as one of them."""
+    """10 bytes to each of two devices: two links, one link in turn, two links out of a memory as slow as one."""
     chain = node(host_bandwidth=bandwidth, **link)
     copies = [Copy(10, chain.route("host", "hbm", device)) for device in (0, 1)]
     assert run(copies, chain.engines(), chain.bandwidth()).copies["finish_s"].tolist() == pytest.approx(finish)
