@@ -31,9 +31,9 @@ def _answer(tables: dict[str, pd.DataFrame]) -> str:
     new = seen[~seen["input"]]
     fair = stated.set_index(["prompts", "tokens", "machine"])["fair"]
     return (f"**The accounting is right, and most of the gain is in it.** Copies over one link of a DGX and misses for "
-            f"every prompt give Table V within {100 * stated['error'].abs().max():.1f}% (five of its six numbers within "
-            f"{100 * new['error'].abs().max():.1f}% when the router's time is taken from the sixth). If the GPUs use "
-            f"their eight links, {setting.TABLE_V[8, 20, 'DGX A100']} and {setting.TABLE_V[8, 20, 'DGX H100']} become "
+            f"every prompt give Table V within {100 * stated['error'].abs().max():.1f}% (five of its six numbers "
+            f"within {100 * new['error'].abs().max():.1f}% when the router's time is taken from the sixth). If the "
+            f"GPUs use their eight links, {setting.TABLE_V[8, 20, 'DGX A100']} and {setting.TABLE_V[8, 20, 'DGX H100']} become "
             f"{fair[8, 20, 'DGX A100']:.1f} and {fair[8, 20, 'DGX H100']:.1f}: little more than the experts' own speed "
             f"({setting.EXPERT_ONLY[20]['DGX A100']} and {setting.EXPERT_ONLY[20]['DGX H100']}, inputs).\n\n"
             "![Table V](figures/speedup.png)")

@@ -30,7 +30,7 @@ def pair(switch: str, **room: float) -> Node:
 
 
 def test_a_batch_after_the_other() -> None:
-    """Router 1 s, a copy 10 bytes at 10 bytes/s, run 3 s; room for two. The last finds 1 gone: 0 was kept by its hit."""
+    """Router 1 s, copy 10 bytes at 10 bytes/s, run 3 s; room for two. The last finds 1 gone: 0 was kept by its hit."""
     table = serve([[0, 1], [0, 2], [1]], TEN, pair("one_link"), run_s=3.0, router_s=1.0)
     assert table[["batch", "expert", "hit"]].to_numpy().tolist() == [
         [0, 0, False], [0, 1, False], [1, 0, True], [1, 2, False], [2, 1, False]]
