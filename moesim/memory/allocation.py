@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from moesim.memory.terms import CacheError
@@ -49,12 +51,11 @@ def allocate(symbols: Sequence[Symbol], rooms: Mapping[str, float]) -> pd.DataFr
     for tier in tiers:
         order = sorted(left, key=lambda s: (s.moved_bytes, -s.bytes))
         stay, down = left, 0
-        offsets = offsets_of(stay)
-        while _height(stay, offsets) > rooms[tier] and tier != tiers[-1]:
+        while tier != tiers[-1] and not _fits(stay, rooms[tier]):
             down += 1
             gone = {s.name for s in order[:down]}
             stay = [s for s in left if s.name not in gone]
-            offsets = offsets_of(stay)
+        offsets = offsets_of(stay)
         if (height := _height(stay, offsets)) > rooms[tier]:
             largest = max(stay, key=lambda s: s.bytes).name
             raise CacheError(f"{len(stay)} symbols need {pretty(height, 'byte', 4)} of {tier}, the last tier, which "
@@ -72,19 +73,28 @@ def offsets_of(symbols: Sequence[Symbol]) -> list[float]:
     found: dict[str, float] = {}
     for symbol in sorted(symbols, key=lambda s: -s.bytes):
         at = 0.0
-        for begin, end, other in sorted(placed, key=lambda p: p[0]):
+        for begin, end, other in placed:
             together = symbol.lives[0] <= other.lives[1] and other.lives[0] <= symbol.lives[1]
             if together and begin < at + symbol.bytes and at < end:
                 at = end
-        placed.append((at, at + symbol.bytes, symbol))
+        bisect.insort(placed, (at, at + symbol.bytes, symbol), key=lambda p: p[0])
         found[symbol.name] = at
     return [found[s.name] for s in symbols]
 
 
 def peak_bytes(symbols: Sequence[Symbol]) -> float:
     """Return the most bytes that live at any step: no allocation needs less."""
-    begins = {s.lives[0] for s in symbols}
-    return max((sum(s.bytes for s in symbols if s.lives[0] <= at <= s.lives[1]) for at in begins), default=0.0)
+    if not symbols:
+        return 0.0
+    lives, size = np.array([s.lives for s in symbols]), np.array([s.bytes for s in symbols], dtype=np.float64)
+    begun, ended = (np.concatenate([[0.0], size[np.argsort(lives[:, i])].cumsum()]) for i in (0, 1))
+    at = lives[:, 0]  # the most live where one begins
+    return float((begun[np.searchsorted(np.sort(lives[:, 0]), at, "right")]
+                  - ended[np.searchsorted(np.sort(lives[:, 1]), at)]).max())
+
+
+def _fits(symbols: Sequence[Symbol], room: float) -> bool:
+    return peak_bytes(symbols) <= room and _height(symbols, offsets_of(symbols)) <= room
 
 
 def _height(symbols: Sequence[Symbol], offsets: Sequence[float]) -> float:

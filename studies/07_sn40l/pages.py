@@ -12,7 +12,7 @@ ACCOUNTINGS = {"paper": "the paper's: SN40L over all links, a DGX over one, data
 
 def text(tables: dict[str, pd.DataFrame]) -> str:
     """Return the whole computed part."""
-    parts = (_answer, _switches, _table_v, _popularity, _capacity, _launches, _decoding)
+    parts = (_answer, _switches, _table_v, _popularity, _capacity, _launches, _decoding, _placing)
     return "\n\n".join(part(tables) for part in parts)
 
 
@@ -33,8 +33,9 @@ def _answer(tables: dict[str, pd.DataFrame]) -> str:
     return (f"**The accounting is right, and most of the gain is in it.** Copies over one link of a DGX and misses for "
             f"every prompt give Table V within {100 * stated['error'].abs().max():.1f}% (five of its six numbers "
             f"within {100 * new['error'].abs().max():.1f}% when the router's time is taken from the sixth). If the "
-            f"GPUs use their eight links, {setting.TABLE_V[8, 20, 'DGX A100']} and {setting.TABLE_V[8, 20, 'DGX H100']} become "
-            f"{fair[8, 20, 'DGX A100']:.1f} and {fair[8, 20, 'DGX H100']:.1f}: little more than the experts' own speed "
+            f"GPUs use their eight links, {setting.TABLE_V[8, 20, 'DGX A100']} and "
+            f"{setting.TABLE_V[8, 20, 'DGX H100']} become {fair[8, 20, 'DGX A100']:.1f} and "
+            f"{fair[8, 20, 'DGX H100']:.1f}: little more than the experts' own speed "
             f"({setting.EXPERT_ONLY[20]['DGX A100']} and {setting.EXPERT_ONLY[20]['DGX H100']}, inputs).\n\n"
             "![Table V](figures/speedup.png)")
 
@@ -120,4 +121,17 @@ LABELS = {"fusion": "unfused over fused", "fusion_ahead": "the same, unfused ker
 
 def _decoding(tables: dict[str, pd.DataFrame]) -> str:
     rows = [[r.what, f"{1e3 * r.token_s:.2f}", f"{1 / r.token_s:.0f}"] for r in tables["decoding"].itertuples()]
-    return ("## One token of an expert on SN40L\n\n" + markdown(["", "ms", "tokens/s"], rows))
+    return "## One token of an expert on SN40L\n\n" + markdown(["", "ms", "tokens/s"], rows)
+
+
+def _placing(tables: dict[str, pd.DataFrame]) -> str:
+    places = [[r.what, f"{r.bytes / 1e9:.2f}"] for r in tables["sharing"].itertuples()]
+    kinds = ("embedding", "results", "cache", "weights")
+    rows = [[f"{r.room / 1e9:.1f} GB", *(f"{getattr(r, kind) / 1e9:.2f}" for kind in kinds),
+             f"{100 * r.moved_down / r.moved:.0f}%"] for r in tables["spilled"].itertuples()]
+    return ("## What lies where: an expert on one socket, 4,096 tokens in, 20 out, unfused\n\n"
+            + markdown(["places", "GB"], places) + "\n\nThe paper says that weights stay in HBM and results of "
+            "operators go to DDR if there is too little of it. What moves least goes first; that gives (GB that go "
+            "down):\n\n"
+            + markdown(["HBM for the expert", "embedding table", "results", "cache", "weights", "bytes moved from DDR"],
+                       rows))

@@ -1,4 +1,4 @@
-"""What is in SN40L's gain when many models share a node? Make everything in this folder again, in about 20 seconds.
+"""What is in SN40L's gain when many models share a node? Make everything in this folder again, in about 30 seconds.
 
 Run `python studies/07_sn40l/study.py`: it computes the tables (CSV), draws the figures and puts the numbers between the
 two markers of the README.
@@ -12,6 +12,7 @@ import drawing
 import fusion
 import pages
 import pandas as pd
+import placing
 import switching
 
 from moesim import plots
@@ -20,7 +21,8 @@ from moesim.page import renewed
 HERE = Path(__file__).resolve().parent
 TABLES = {"switches": switching.switches, "table_v": switching.table_v, "popularity": switching.popularity,
           "capacity": switching.capacity, "footprint": switching.footprint, "launches": fusion.launches,
-          "within": fusion.within, "decoding": fusion.decoding, "kernels": fusion.kernels}
+          "within": fusion.within, "decoding": fusion.decoding, "kernels": fusion.kernels,
+          "sharing": placing.sharing, "spilled": placing.spilled}
 
 
 def main() -> None:

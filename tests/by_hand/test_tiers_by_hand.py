@@ -79,6 +79,14 @@ def test_links_of_devices_and_of_the_node(link: dict[str, object], bandwidth: in
     assert run(copies, chain.engines(), chain.bandwidth()).copies["finish_s"].tolist() == pytest.approx(finish)
 
 
+def test_a_device_bounds_what_comes_to_it() -> None:
+    """HBM takes 4 bytes/s; the link could 10, the host's memory 1000."""
+    slow = Tier.model_validate({"name": "hbm", "capacity": "9 B", "bandwidth": "4 B/s"})
+    chain = Chain((slow, tier("host", 500)), devices=2, shared=1)
+    copies = [Copy(8, chain.route("host", "hbm", device)) for device in (0, 1)]
+    assert run(copies, chain.engines(), chain.bandwidth()).copies["finish_s"].tolist() == pytest.approx([2, 2])
+
+
 def test_a_chain_names_its_engines_in_turn_both_ways() -> None:
     chain = node(back="5 B/s")
     assert chain.route("host", "sram", 1) == ("host>hbm 1", "hbm>sram 1")

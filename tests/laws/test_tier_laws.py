@@ -141,3 +141,9 @@ def test_the_choice_of_experts_is_the_best_of_all(quality: list[tuple[int, ...]]
 
     best = max(worth(picks) for picks in itertools.product(range(3), repeat=len(quality)))
     assert worth(tuple(map(int, choose(quality, demand, size, room)))) == pytest.approx(best)
+
+
+@given(symbols)
+def test_the_peak_is_the_most_that_lives_in_any_step(given_symbols: list[Symbol]) -> None:
+    steps = (sum(s.bytes for s in given_symbols if s.lives[0] <= step <= s.lives[1]) for step in range(9))
+    assert peak_bytes(given_symbols) == max(steps)

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def study(repo: Path, study_modules: Any) -> Iterator[dict[str, Any]]:
-    names = ["setting", "switching", "fusion", "drawing", "pages", "study"]
+    names = ["setting", "switching", "fusion", "placing", "drawing", "pages", "study"]
     with study_modules(repo / "studies" / "07_sn40l", names) as found:
         yield found
 
@@ -72,6 +72,14 @@ def test_calls(study: dict[str, Any]) -> None:
     """20 and more operators a layer; 11 times fewer calls of prefill."""
     found = study["fusion"].kernels().iloc[0]
     assert found["operators"] >= 20 and found["operators"] / round(found["fused"]) == pytest.approx(11, rel=0.2)
+
+
+def test_weights_stay_and_results_go(repo: Path) -> None:
+    """Section V: sorted by bytes moved, results of operators spill; weights stay as long as anything else can go."""
+    table = pd.read_csv(repo / "studies" / "07_sn40l" / "spilled.csv")
+    gone = table[table["weights"] > 0]
+    assert (table["results"] > 0).sum() > len(gone) >= 1 and (gone["cache"] == gone["cache"].max()).all()
+    assert table["moved_down"].is_monotonic_increasing and table["moved_down"].iloc[0] == 0
 
 
 def test_the_page_has_these_numbers(study: dict[str, Any], repo: Path) -> None:
