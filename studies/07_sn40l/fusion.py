@@ -75,7 +75,7 @@ def decoding() -> pd.DataFrame:
     """Return the seconds of one token of one prompt, 148 tokens of context: by the model, and implied by Table V."""
     layer, model = operators(setting.model(), TP, 1, 1, 148), setting.model()
     machine = setting.machine("SN40L")
-    implied = (setting.EXPERT_200_S - setting.expert_s("SN40L", 20)) / 180
+    implied = (setting.STATED.expert_200_s - setting.expert_s("SN40L", 20)) / 180
     found = [("weights at the peak of HBM", model.total_bytes / (TP * machine.device.memory[0].bandwidth)),
              ("fused, 85 % of HBM, nothing else", pass_s(model, layer, rates(), Fused(), TP)),
              ("and 5.7 µs for each of 64 exchanges",

@@ -28,14 +28,14 @@ def switches() -> pd.DataFrame:
 
 
 def table_v() -> pd.DataFrame:
-    """Return Table V from the stated inputs, and with the router's time from one of its cells (that cell is marked).
+    """Return Table V from the stated inputs, and with one of them from a cell (marked), the other from other inputs.
 
     ``fair``: the same if a GPU's node copies over all its links, at the measured rate.
     """
     rows = []
-    for source, router in (("stated", setting.ROUTER_S), ("one cell", solved_router_s())):
+    for source, stated in (("stated", setting.STATED), ("one cell", solved())):
         for (prompts, tokens, name), published in setting.TABLE_V.items():
-            found, fair = (speedup(name, how, prompts, tokens, router) for how in ("paper", "all links, measured"))
+            found, fair = (speedup(name, how, prompts, tokens, stated) for how in ("paper", "all links, measured"))
             used = source == "one cell" and (prompts, tokens, name) == SOLVED
             rows.append((source, prompts, tokens, name, published, found, found / published - 1, used, fair))
     return pd.DataFrame(rows, columns=["router", "prompts", "tokens", "machine", "published", "model", "error", "input",
@@ -45,18 +45,19 @@ def table_v() -> pd.DataFrame:
 SOLVED = (1, 20, "DGX A100")
 
 
-def solved_router_s() -> float:
-    """Return the router's seconds with which the cell ``SOLVED`` of Table V is met: all misses, one prompt."""
+def solved() -> setting.Stated:
+    """Return the router's seconds with which the cell ``SOLVED`` of Table V is met, and 200 tokens as derived."""
     prompts, tokens, name = SOLVED
     wanted, size = setting.TABLE_V[SOLVED], setting.model().total_bytes
     own, other = (setting.accountings(m)["paper"].copy_s(size) + setting.expert_s(m, tokens) for m in ("SN40L", name))
-    return float((other - wanted * own) / (wanted - setting.router_s(name, 1.0)))
+    slower = setting.router_s(name) / setting.STATED.router_s
+    return setting.Stated(float((other - wanted * own) / (wanted - slower)), setting.DERIVED_200_S)
 
 
-def speedup(name: str, accounting: str, prompts: int, tokens: int, router_s: float) -> float:
+def speedup(name: str, accounting: str, prompts: int, tokens: int, stated: setting.Stated) -> float:
     """Return how much longer machine *name* takes than SN40L when no prompt finds its expert."""
     batches = misses(prompts)
-    both = [mean_s(machine, setting.accountings(machine)[accounting], batches, tokens, router_s)
+    both = [mean_s(machine, setting.accountings(machine)[accounting], batches, tokens, stated)
             for machine in ("SN40L", name)]
     return both[1] / both[0]
 
@@ -67,11 +68,12 @@ def misses(prompts: int) -> list[list[int]]:
     return [list(map(int, batch)) for batch in order.reshape(-1, prompts)]
 
 
-def mean_s(machine: str, node: Node, batches: Sequence[Sequence[int]], tokens: int, router_s: float,
-           experts: int = EXPERTS) -> float:
+def mean_s(machine: str, node: Node, batches: Sequence[Sequence[int]], tokens: int,
+           stated: setting.Stated = setting.STATED, experts: int = EXPERTS) -> float:
     """Return the mean seconds of a batch, the first half left out."""
-    ends = serve(batches, np.full(experts, setting.model().total_bytes), node, setting.expert_s(machine, tokens),
-                 setting.router_s(machine, router_s)).groupby("batch")["run_finish_s"].max().to_numpy()
+    table = serve(batches, np.full(experts, setting.model().total_bytes), node,
+                  setting.expert_s(machine, tokens, stated), setting.router_s(machine, stated))
+    ends = table.groupby("batch")["run_finish_s"].max().to_numpy()
     half = len(ends) // 2
     return float((ends[-1] - ends[half - 1]) / (len(ends) - half))
 
@@ -89,8 +91,7 @@ def popularity() -> pd.DataFrame:
     for skew, power in SKEWS.items():
         batches = drawn(power, 8)
         for accounting in setting.accountings("SN40L"):
-            times = {m: mean_s(m, setting.accountings(m)[accounting], batches, 20, setting.ROUTER_S)
-                     for m in setting.MACHINES}
+            times = {m: mean_s(m, setting.accountings(m)[accounting], batches, 20) for m in setting.MACHINES}
             rows += [(skew, accounting, m, hits(setting.accountings(m)[accounting], batches), times[m],
                       times[m] / times["SN40L"]) for m in setting.MACHINES]
     return pd.DataFrame(rows, columns=["popularity", "accounting", "machine", "hit_rate", "batch_s", "ratio"])
@@ -111,7 +112,7 @@ def capacity() -> pd.DataFrame:
         for count in COUNTS:
             fits = count <= most
             batches = drawn(0.0, 1, count, 5000)
-            seconds = mean_s(name, node, batches, 20, setting.ROUTER_S, count) if fits else math.nan
+            seconds = mean_s(name, node, batches, 20, experts=count) if fits else math.nan
             rows.append((name, count, near, most, seconds))
     return pd.DataFrame(rows, columns=["machine", "experts", "near", "most", "batch_s"])
 

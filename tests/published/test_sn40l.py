@@ -40,7 +40,7 @@ def test_table_v_by_its_formula(study: dict[str, Any]) -> None:
     for prompts, tokens, name in setting.TABLE_V:
         times = [setting.router_s(m) + prompts * (size / rate + setting.expert_s(m, tokens))
                  for m, rate in (("SN40L", 1e12), (name, {"DGX A100": 32e9, "DGX H100": 64e9}[name]))]
-        found = switching.speedup(name, "paper", prompts, tokens, setting.ROUTER_S)
+        found = switching.speedup(name, "paper", prompts, tokens, setting.STATED)
         assert found == pytest.approx(times[1] / times[0], rel=1e-9)
 
 
