@@ -30,8 +30,9 @@ def _answer(tables: dict[str, pd.DataFrame]) -> str:
     stated, seen = _stated(tables), tables["table_v"][tables["table_v"]["router"] == "one cell"]
     new = seen[~seen["input"]]
     fair = stated.set_index(["prompts", "tokens", "machine"])["fair"]
-    return (f"**The accounting is right, and where answers are short most of the gain is in it.** Copies over one link "
-            f"of a DGX and misses for every prompt give Table V within {100 * stated['error'].abs().max():.1f}% (with one "
+    return ("**The accounting is right, and where answers are short most of the gain is in it.** Copies over one link "
+            "of a DGX and misses for every prompt give Table V within "
+            f"{100 * stated['error'].abs().max():.1f}% (with one "
             f"number solved from one cell and none fitted otherwise, the other five within "
             f"{100 * new['error'].abs().max():.1f}%). If the GPUs use their eight links, "
             f"{setting.TABLE_V[8, 20, 'DGX A100']} and {setting.TABLE_V[8, 20, 'DGX H100']} become "
