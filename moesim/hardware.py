@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from moesim.config import Named, Spec
+from moesim.config import Named, Spec, facts_error
 from moesim.registry import Part
 from moesim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts
 
@@ -36,12 +36,30 @@ class Processor(Spec):
         return self
 
 
+class TierLink(Spec):
+    """The copy engines between a tier and the one above it: one for each device, or one that a node shares (``per``).
+
+    ``bandwidth``: of one engine, upwards; ``back``: downwards, if another. ``efficiency``: share that copies reach.
+    ``lanes``: chunks that an engine moves at a time; n of them reach n / (n + ``half``) of its bandwidth. ``setup``:
+    of each chunk, before its bytes move.
+    """
+
+    bandwidth: BytesPerSecond
+    back: BytesPerSecond | None = None
+    efficiency: float = Field(default=1.0, gt=0, le=1)
+    per: Literal["device", "node"] = "device"
+    lanes: int = Field(default=1, ge=1)
+    half: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    setup: Seconds = 0.0
+
+
 class Tier(Spec):
-    """One level of memory."""
+    """One level of memory; ``link``: to the level above, which every tier but the first of a device has."""
 
     name: str
     capacity: Bytes
     bandwidth: BytesPerSecond
+    link: TierLink | None = None
 
 
 class Device(Spec):
@@ -117,7 +135,8 @@ class ScaleOut(Transfer):
 class HardwareSpec(Spec):
     """A machine: equal devices in equal nodes behind a scale-up switch, nodes joined by a fabric.
 
-    ``reduction``: the algorithm of its all-reduces.
+    ``host``: memory below the devices' own that the devices of a node share, nearer first. ``reduction``: the algorithm
+    of its all-reduces.
     """
 
     name: str
@@ -125,6 +144,7 @@ class HardwareSpec(Spec):
     device: Annotated[Device, Named("hw_configs/devices")]
     devices_per_node: int = Field(ge=1)
     nodes: int = Field(ge=1)
+    host: tuple[Tier, ...] = ()
     scale_up: LinkClass
     fabric: Annotated[Any, Part("topology", optional=True)] = None
     scale_out: ScaleOut | None = None
@@ -146,6 +166,22 @@ class HardwareSpec(Spec):
     def node_of(self, device: int) -> int:
         """Return the node of *device*."""
         return device // self.devices_per_node
+
+    @model_validator(mode="after")
+    def _tiers_form_a_chain(self) -> HardwareSpec:
+        tiers = [(f"device.memory.{i}", tier) for i, tier in enumerate(self.device.memory)]
+        tiers += [(f"host.{i}", tier) for i, tier in enumerate(self.host)]
+        facts, names = [], [tier.name for _, tier in tiers]
+        for i, (path, tier) in enumerate(tiers):
+            if tier.name in names[:i]:
+                facts.append((f"{path}.name", f"{tier.name!r} is the name of a tier above; give another"))
+            if i and tier.link is None:
+                facts.append((path, f"{tier.name} has no link to {names[i - 1]}; add link: {{bandwidth: ...}}"))
+        if self.device.memory[0].link is not None:
+            facts.append(("device.memory.0.link", f"nothing is above {names[0]}; move the link to the tier below"))
+        if facts:
+            raise facts_error("HardwareSpec", facts)
+        return self
 
     @model_validator(mode="after")
     def _nodes_are_joined(self) -> HardwareSpec:

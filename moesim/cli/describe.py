@@ -50,6 +50,10 @@ def _machine(machine: HardwareSpec) -> dict[str, Any]:
     pairs |= _device(machine.device)
     pairs[f"all_{first.name}"] = pretty(machine.n_devices * first.capacity, "byte", 4)
     pairs["scale_up"] = f"{pretty(machine.scale_up.bandwidth, 'byte/second', 4)} per device and direction"
+    pairs |= {f"host_{tier.name}": f"{pretty(tier.capacity, 'byte', 4)}, {pretty(tier.bandwidth, 'byte/second', 4)}, "
+              f"shared by the {machine.devices_per_node} devices of a node" for tier in machine.host}
+    pairs |= {f"link_to_{tier.name}": f"{pretty(tier.link.bandwidth, 'byte/second', 4)} per {tier.link.per}, of which "
+              f"{tier.link.efficiency:.0%} reached" for tier in (*machine.device.memory, *machine.host) if tier.link}
     if machine.fabric is not None:
         pairs |= {f"fabric_{key}": _scaled(value) for key, value in registry.dump(machine.fabric).items()
                   if value is not None}
