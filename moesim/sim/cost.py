@@ -88,7 +88,8 @@ class StepCost:
     what it sends. ``expert_tokens``: tokens per expert slot, [layers with experts, devices, slots]; None without them.
     ``readers``: devices that read the weights outside experts, and the head's; None: those of groups with tokens.
     ``spent``: what else a step adds up, by the column of ``steps`` that gets it: joules, and seconds of
-    processors beside the devices' own under the name of their share.
+    processors beside the devices' own under the name of their share. ``beside``: their kind, and by phase their
+    seconds, [the phase's layers, devices]; they begin as the phase does.
     """
 
     seconds: np.ndarray
@@ -99,6 +100,7 @@ class StepCost:
     expert_tokens: np.ndarray | None = None
     readers: tuple[float, float] | None = None
     spent: dict[str, float] = field(default_factory=dict)
+    beside: tuple[str, dict[str, np.ndarray]] | None = None
 
     @classmethod
     def empty(cls, n_layers: int, n_devices: int) -> StepCost:
@@ -111,7 +113,7 @@ class StepCost:
         self.present.fill(False)
         self.link_bytes = {}
         self.traffic = {}
-        self.spent = {}
+        self.spent, self.beside = {}, None
         self.load_max_over_mean = 1.0
         return self
 

@@ -153,7 +153,7 @@ class DispatchCombine(_Common):
             self._sends.put(cost, tokens)
         self._host(cost, tokens)
         if isinstance(self.operators, Selecting):
-            cost.spent = self.operators.spent(batch, tokens)
+            self.operators.note(cost, batch, tokens)
         return cost
 
     def _attention(self, cost: StepCost, batch: Batch, tokens: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from moesim.hardware import Processor
 from moesim.pim import Jobs, Times, share
 from moesim.registry import name_of
 from moesim.scenario import Scenario
-from moesim.sim.cost import Batch
+from moesim.sim.cost import Batch, StepCost
 from moesim.sim.operators import ByCount, Operators, Pricing
 from moesim.sim.profiled import Profiled
 
@@ -35,10 +35,14 @@ class _Unit:
 
 
 class _Work:
-    """FLOP and bytes on each of two processors, the device's own and the one beside, and its seconds."""
+    """FLOP, and bytes of two processors, the device's own and the one beside.
+
+    ``at``: by phase, seconds of the latter, [the phase's layers, devices].
+    """
 
     def __init__(self) -> None:
-        self.bytes, self.flop, self.beside_s = np.zeros(2), 0.0, 0.0
+        self.bytes, self.flop = np.zeros(2), 0.0
+        self.at: dict[str, np.ndarray] = {}
 
     def add(self, flop: np.ndarray, moved: np.ndarray, beside: Any, times: float | np.ndarray) -> None:
         """Add *flop* and *moved* bytes [...], where *beside* there, else here; each of them *times*."""
@@ -92,7 +96,7 @@ class Selecting(Operators):
                     lambda mask: Operators.experts(self, np.where(mask, counts, 0)))
         beside, times = self._shared(self._selection.experts, jobs)
         self._work.add(flop, moved, beside, copies)
-        self._work.beside_s += float(times.beside_s.sum()) * copies
+        self._work.at["experts"] = np.repeat(times.beside_s, copies, axis=-1)
         return times.phase_s
 
     def attention(self, batch: Batch, n_groups: int) -> np.ndarray:
@@ -113,12 +117,21 @@ class Selecting(Operators):
                     lambda mask: np.where(mask, own, 0.0).sum(axis=-1))
         beside, times = self._shared(self._selection.attention, jobs)
         self._work.add(flop, moved, beside, times_each)
-        self._work.beside_s += float((times.beside_s * times_each[..., 0]).sum())
+        self._work.at["attention"] = np.repeat(times.beside_s, self._tp, axis=1)[self.window_of_layer]
         return times.phase_s
 
-    def spent(self, batch: Batch, tokens: np.ndarray) -> dict[str, float]:
-        """Return what the step of *batch*, with *tokens* of each group [G], spent (``StepCost.spent``)."""
-        work, model = self._work, self._model
+    def note(self, cost: StepCost, batch: Batch, tokens: np.ndarray) -> None:
+        """Note in *cost*, of the step of *batch* with *tokens* of each group [G], what it spent, and where beside."""
+        work, self._work = self._work, _Work()
+        self._count_rest(work, batch, tokens)
+        busy_s = sum(float(seconds.sum()) for seconds in work.at.values())
+        share_of = {f"{self._other.kind}_share": busy_s / self._scenario.hardware.n_devices}
+        cost.spent = share_of | _joules(work, self._own, self._other)
+        cost.beside = (self._other.kind, work.at)
+
+    def _count_rest(self, work: _Work, batch: Batch, tokens: np.ndarray) -> None:
+        """Add to *work* all but attention and routed experts, which are there already."""
+        model = self._model
         if self._scenario.parallelism.dispatch == "replicated":
             at_home = np.repeat(tokens, self._tp)  # all of a group on each of its devices
         else:
@@ -133,9 +146,6 @@ class Selecting(Operators):
             flop, moved = self._flop.gate(at_home), self._bytes.gate(at_home)
             work.add(flop, moved, False, model.n_moe_layers if flop.ndim == 1 else 1)
         work.add(self._flop.head(samples, tokens), self._bytes.head(samples, tokens), False, self._tp)
-        self._work = _Work()
-        share_of = {f"{self._other.kind}_share": work.beside_s / self._scenario.hardware.n_devices}
-        return share_of | _joules(work, self._own, self._other)
 
     def extrapolated(self) -> list[str]:
         """Return the warnings of the device's own processor, and one for the other if it is used."""

@@ -161,3 +161,15 @@ def test_joules_by_path(tmp_path: Path) -> None:
         "gpu_memory_j": 9 * (bytes_ - 20), "logic_pim_memory_j": 20, "activation_j": 2 * bytes_}
     warned = [any("logic_pim: a roofline" in text for text in result.meta["warnings"]) for result in results]
     assert warned == [False, True]
+
+
+def test_the_processor_beside_has_spans_of_its_own(tmp_path: Path) -> None:
+    """Prompt: experts 6 s beside. Decode: attention 8 s, experts 6 s. Each begins with its phase."""
+    spans = moesim.simulate(scenario(tmp_path, [(0, 1, 2)], EXPERTS_4, *device(BOTH))).spans
+    beside = spans[spans["server"] == "logic_pim"]
+    assert [(*row,) for row in beside[["step", "phase"]].itertuples(index=False)] == [
+        (0, "experts"), (1, "attention"), (1, "experts")]
+    assert (beside["end_s"] - beside["start_s"]).tolist() == [6, 8, 6]
+    phases = spans[spans["server"] == "processor"].set_index(["step", "phase"])["start_s"]
+    assert beside["start_s"].tolist() == [phases[step, phase] for step, phase in zip(
+        beside["step"], beside["phase"], strict=True)]
