@@ -20,7 +20,8 @@ Fact = tuple[str, str]  # dotted path of the field, what is wrong with it and wh
 
 def facts(scenario: Scenario) -> list[Fact]:
     """Return what does not fit together in a *scenario* whose devices all do the same."""
-    checks = (_experts, _parallelism, _islands, _pipeline, _exchange, _sharing, _foresight, _lengths)
+    checks = (_experts, _parallelism, _islands, _pipeline, _replicated, _exchange, _sharing, _selected, _foresight,
+              _lengths)
     return [fact for check in checks for fact in check(scenario)] or list(_memory(scenario))
 
 
@@ -133,6 +134,42 @@ def _foresight(scenario: Scenario) -> Iterable[Fact]:
                                       f"known that choose its experts")
 
 
+def _replicated(scenario: Scenario) -> Iterable[Fact]:
+    parallelism, tp = scenario.parallelism, scenario.parallelism.expert_tp
+    if parallelism.dispatch != "replicated":
+        if tp > 1:
+            yield "parallelism.expert_tp", (f"{tp} devices can share an expert only where they have the same tokens; "
+                                            f"set parallelism.dispatch: replicated too")
+        return
+    if parallelism.tp % tp:
+        yield "parallelism.expert_tp", f"{tp} does not divide the {parallelism.tp} devices of a group; use a divisor"
+    elif scenario.model.moe is not None and scenario.model.moe.ffn % tp:
+        yield "parallelism.expert_tp", f"{tp} does not divide the {scenario.model.moe.ffn} columns of an expert"
+    for name, used in (("parallelism.mode", parallelism.mode == "context_coherent"),
+                       ("parallelism.deduplicate", not parallelism.deduplicate),
+                       ("overlap", scenario.overlap != "none"), ("background", scenario.background is not None),
+                       ("placement.online", scenario.online is not None), ("parallelism.pp", parallelism.pp > 1),
+                       ("all_to_all", getattr(scenario.all_to_all, "needs_nodes", False))):
+        if used:
+            yield name, "does not go with parallelism.dispatch replicated; use all_to_all"
+
+
+def _selected(scenario: Scenario) -> Iterable[Fact]:
+    selection, device = scenario.selection, scenario.hardware.device
+    if selection.processor is not None and device.beside(selection.processor) is None:
+        known = ", ".join(p.kind for p in device.processors) or "none"
+        yield "selection.processor", f"{device.name} has no {selection.processor!r} beside its own; known: {known}"
+    elif selection.uses_both and not device.processors:
+        yield "selection", (f"{device.name} has one processor, nothing to select; use a device with processors "
+                            f"(hw_configs/devices/duplex.yaml), or gpu_only")
+    if selection.uses_both:
+        for name, used in (("profile", scenario.profile is not None),
+                           ("parallelism.pp", scenario.parallelism.pp > 1),
+                           ("parallelism.mode", scenario.parallelism.mode == "context_coherent")):
+            if used:
+                yield name, "does not go with a selection other than gpu_only: work is not shared there yet"
+
+
 def _lengths(scenario: Scenario) -> Iterable[Fact]:
     requests, join = scenario.requests, scenario.trace.join if scenario.trace is not None else "resampled"
     names = ("prompt_tokens", "output_tokens")
@@ -154,8 +191,8 @@ def weight_bytes_per_device(scenario: Scenario) -> float:
     """Return the bytes of weights that the fullest device needs when experts are spread evenly."""
     model, needed = scenario.model, []
     for layers in scenario.stages:
-        experts = sum(-(-int(e) // scenario.stage_size) for e in model.experts_per_layer[model.moe_rows(layers)])
-        needed.append((experts * model.expert_bytes if experts else 0.0)
+        experts = sum(-(-int(e) // scenario.n_holders) for e in model.experts_per_layer[model.moe_rows(layers)])
+        needed.append((experts * model.expert_bytes / scenario.parallelism.expert_tp if experts else 0.0)
                       + model.non_expert_bytes(scenario.parallelism.tp, layers))
     return max(needed)
 

@@ -8,20 +8,34 @@ from pydantic import Field, model_validator
 
 from moesim.config import Named, Spec, facts_error
 from moesim.registry import Part
-from moesim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts
+from moesim.units import Bytes, BytesPerSecond, FlopPerSecond, Joules, JoulesPerByte, Seconds, Watts
+
+
+class Energy(Spec):
+    """What work costs: a byte on the way between memory cells and processor, its share of opening a row, a FLOP."""
+
+    access: JoulesPerByte
+    activation: JoulesPerByte
+    flop: Joules
 
 
 class Processor(Spec):
     """What computes inside a device.
 
     ``peak``: dense FLOP/s per dtype (one multiply-accumulate is 2 FLOP). ``bandwidth``: bytes/s of the memory that it
-    sees. ``multiprocessors``: units over which tiles are spread in waves.
+    sees. ``multiprocessors``: units over which tiles are spread in waves. Of a processor beside the device's own
+    (docs/background/pim.md): ``efficiency``: share of the bandwidth that it reaches; ``power_cap``: what its accesses
+    and operations (``energy``) may draw; ``area_mm2``: silicon that it adds to a memory stack, or to the device.
     """
 
-    kind: Literal["gpu", "logic_pim", "bank_pim", "cpu"] = "gpu"
+    kind: Literal["gpu", "logic_pim", "bank_pim", "bankgroup_pim", "cpu"] = "gpu"
     peak: dict[str, FlopPerSecond] = Field(min_length=1)
     bandwidth: BytesPerSecond
     multiprocessors: int = Field(ge=1)
+    efficiency: float = Field(default=1.0, gt=0, le=1)
+    energy: Energy | None = None
+    power_cap: Watts | None = None
+    area_mm2: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     def peak_flop_per_s(self, dtype: str) -> float:
         """Return the peak rate for *dtype*; a dtype the processor lacks runs at the 16-bit rate (weights unpacked)."""
@@ -33,6 +47,13 @@ class Processor(Spec):
     def _has_16_bit(self) -> Processor:
         if not {"bf16", "fp16"} & set(self.peak):
             raise ValueError("peak must give bf16 or fp16: other dtypes without a rate of their own fall back to it")
+        return self
+
+    @model_validator(mode="after")
+    def _can_keep_its_cap(self) -> Processor:
+        if self.power_cap is not None and (self.energy is None or self.power_cap == 0):
+            raise ValueError("power_cap needs the energy of accesses and operations, and must be above 0; add energy, "
+                             "or leave power_cap out")
         return self
 
 
@@ -66,12 +87,16 @@ class Device(Spec):
     """A processor and the memory tiers that it uses, fastest first; power while idle and while busy.
 
     ``kernels``: the kernel times fitted to it, a name in ``hw_configs/kernels`` or a file; "" if none were.
+    ``processors``: others that work on the first tier of the same memory, such as processing-in-memory, each of another
+    kind; ``spaces``: parts of that memory (bank bundles) of which each serves one processor at a time.
     """
 
     name: str
     source: str
     kernels: str = ""
     processor: Processor
+    processors: tuple[Processor, ...] = ()
+    spaces: int = Field(default=1, ge=1)
     memory: tuple[Tier, ...] = Field(min_length=1)
     idle_power: Watts
     busy_power: Watts
@@ -81,6 +106,20 @@ class Device(Spec):
         if self.idle_power > self.busy_power:
             raise ValueError(f"idle_power {self.idle_power:g} W is above busy_power {self.busy_power:g} W; swap them")
         return self
+
+    @model_validator(mode="after")
+    def _kinds_differ(self) -> Device:
+        kinds = [p.kind for p in (self.processor, *self.processors)]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"processor and processors are of the kinds {', '.join(kinds)}; name each kind once: it "
+                             f"is how results and selection.processor tell them apart")
+        if len({p.energy is None for p in (self.processor, *self.processors)}) > 1:
+            raise ValueError("some processors have an energy and some have none; give it for all, or for none")
+        return self
+
+    def beside(self, kind: str | None) -> Processor | None:
+        """Return the processor of *kind* beside the device's own (None: the first); None if there is no such."""
+        return next((p for p in self.processors if kind in (None, p.kind)), None)
 
 
 class Eager(Spec):

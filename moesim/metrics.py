@@ -20,6 +20,7 @@ def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -
 
     ``tpot_s`` counts requests with two output tokens or more. ``throughput_tok_per_s``: output tokens over the
     makespan, which runs from time 0 to the last finish. ``mfu``, ``mbu``: ``utilisation`` of all steps.
+    On devices that say what accesses and arithmetic cost, also ``joules_by_cause``.
     """
     numbers: dict[str, float] = {}
     for metric in ("ttft", "tpot", "e2e"):
@@ -34,7 +35,7 @@ def summary(requests: pd.DataFrame, steps: pd.DataFrame, meta: dict[str, Any]) -
     numbers["makespan_s"] = makespan
     numbers["energy_j"] = energy(steps, meta["devices"], makespan)
     numbers["energy_per_token_j"] = numbers["energy_j"] / output_tokens
-    return numbers | utilisation(steps, meta).loc["all", ["mfu", "mbu"]].to_dict()
+    return numbers | utilisation(steps, meta).loc["all", ["mfu", "mbu"]].to_dict() | joules_by_cause(steps).to_dict()
 
 
 def utilisation(steps: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
@@ -91,6 +92,11 @@ def energy(steps: pd.DataFrame, devices: dict[str, float], makespan_s: float) ->
     busy_s = sum(float((steps[f"{phase}_s"] * together).sum()) for phase in COMPUTE if f"{phase}_s" in steps)
     idle, busy = devices["idle_power_w"], devices["busy_power_w"]
     return devices["count"] * idle * makespan_s + (busy - idle) * busy_s
+
+
+def joules_by_cause(steps: pd.DataFrame) -> pd.Series:
+    """Return the joules of accesses, by processor, of opening rows and of arithmetic; empty if nothing is known."""
+    return steps[[c for c in steps if c.endswith("_j")]].sum()
 
 
 def stages(steps: pd.DataFrame, makespan_s: float) -> pd.DataFrame:

@@ -27,6 +27,7 @@ KINDS = {
     "all_reduce": ("moesim.network.all_reduce", "rounds"),
     "kernel_model": ("moesim.kernels.models", "time_s"),
     "layer_profile": ("moesim.kernels.profiles", "read"),
+    "selection": ("moesim.pim.selections", "beside"),
     "measurement_format": ("moesim.kernels.formats", "read"),
     "solver": ("moesim.placement.solvers", "solve"),
     "objective": ("moesim.placement.objectives", "costs"),

@@ -23,6 +23,7 @@ from moesim.sections import (
     Online,
     Parallelism,
     PlacementInput,
+    Selection,
     TraceInput,
     kernels_of,
 )
@@ -48,6 +49,7 @@ class Scenario(Spec):
     engine: EngineOptions = EngineOptions()
     slo: SLO = SLO()
     too_long: Literal["stop", "refuse"] = "stop"  # requests that fit into no group's memory, or not into the context
+    selection: Annotated[Selection, BeforeValidator(Selection.read)] = Selection()  # which processor does what
     profile: Annotated[Any, Part("layer_profile", optional=True)] = None  # in place of kernels
     memory_fraction: float = Field(default=0.9, gt=0, le=1)  # of device memory, for weights and KV (vLLM's default)
     detail: Literal["steps", "events"] = "steps"
@@ -93,6 +95,11 @@ class Scenario(Spec):
     def groups_per_island(self) -> int:
         """Groups that step together."""
         return self.stage_size // self.parallelism.tp
+
+    @property
+    def n_holders(self) -> int:
+        """Devices, or sets of devices that share every expert, among which those of a layer are placed."""
+        return self.stage_size // self.parallelism.expert_tp
 
     @property
     def of_island(self) -> Scenario:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from moesim.config import DataPath, Spec, facts_error
 from moesim.hardware import HardwareSpec
 from moesim.kernels import load as load_kernels
-from moesim.registry import Part
+from moesim.registry import Part, name_of
 from moesim.synthetic import SyntheticTrace
 from moesim.units import Seconds
 
@@ -58,7 +58,10 @@ class Parallelism(Spec):
     ``mode``: what expert parallelism means (docs/background/expert-parallelism.md). ``context``: what a device sends
     all others about the tokens it produced in a step of ``context_coherent`` (arXiv 2401.08383 leaves it open).
     ``dispatch``: how tokens get to experts: to the devices of theirs alone, by the part ``all_to_all``, or all to all
-    devices, which sum what they made of them (vLLM's default, allgather_reducescatter).
+    devices, which sum what they made of them (vLLM's default, allgather_reducescatter). ``replicated``: each device of
+    a group has all the group's tokens, as after the all-reduce of attention, and a second all-reduce sums up what its
+    experts made of them (vLLM's tensor parallelism; Duplex, MICRO'24); between groups, ``all_to_all``.
+    ``expert_tp``: devices that share every expert, by columns; above 1 it needs ``replicated``.
     ``deduplicate``: a token goes once to each device that holds some of its experts, not once per expert.
     """
 
@@ -66,7 +69,8 @@ class Parallelism(Spec):
     ep: int | None = Field(default=None, ge=1)
     pp: int = Field(default=1, ge=1)
     mode: Literal["dispatch_combine", "context_coherent"] = "dispatch_combine"
-    dispatch: Literal["all_to_all", "all_gather"] = "all_to_all"
+    dispatch: Literal["all_to_all", "all_gather", "replicated"] = "all_to_all"
+    expert_tp: int = Field(default=1, ge=1)
     context: Literal["kv", "hidden"] = "kv"
     deduplicate: bool = True
 
@@ -209,6 +213,40 @@ class EngineOptions(Spec):
         draw, spread = np.random.default_rng(seed), np.sqrt(np.log1p(self.jitter**2))
         while True:
             yield float(np.exp(spread * draw.standard_normal() - spread**2 / 2))
+
+
+class Selection(Spec):
+    """Which processor of a device does which work (docs/background/pim.md): a part for experts, one for attention.
+
+    ``processor``: the kind of the processor that works beside the device's own; left out: the first of its
+    ``processors``. A part alone in place of this mapping is for both.
+    """
+
+    experts: Annotated[Any, Part("selection")] = Field(default="gpu_only", validate_default=True)
+    attention: Annotated[Any, Part("selection")] = Field(default="gpu_only", validate_default=True)
+    processor: str | None = None
+
+    @classmethod
+    def read(cls, value: Any) -> Any:
+        """Return the mapping that *value* stands for: itself, or a part (or its name) for both kinds of work."""
+        if isinstance(value, str) or isinstance(value, dict) and "name" in value:
+            return {"experts": value, "attention": value}
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Selection:
+        for work in ("experts", "attention"):
+            part = getattr(self, work)
+            only = getattr(part, "only", work)
+            if only != work:
+                raise ValueError(f"{name_of(part)} is for {only} alone; name it under selection.{only}, and another "
+                                 f"under selection.{work}")
+        return self
+
+    @property
+    def uses_both(self) -> bool:
+        """Whether any work can go to the processor beside."""
+        return {name_of(self.experts), name_of(self.attention)} != {"gpu_only"}
 
 
 class SLO(Spec):

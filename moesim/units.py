@@ -29,11 +29,13 @@ KINDS = {
     "second": ("time", "2.5 us"),
     "flop/second": ("compute rate", "989 TFLOP/s"),
     "joule": ("energy", "1.2 mJ"),
+    "joule/byte": ("cost of data", "3.5 pJ/bit"),
     "watt": ("power", "700 W"),
     "1/second": ("rate", "10 /s"),
 }
 
 _DEFINITIONS = """
+pico- = 1e-12 = p-
 nano- = 1e-9 = n-
 micro- = 1e-6 = u- = µ- = μ-
 milli- = 1e-3 = m-
@@ -106,7 +108,7 @@ def parse(text: str, unit: str) -> float:
 
 
 _SYMBOL = {"byte": "B", "byte/second": "B/s", "second": "s", "flop/second": "FLOP/s",
-           "joule": "J", "watt": "W", "1/second": "/s"}
+           "joule": "J", "joule/byte": "J/B", "watt": "W", "1/second": "/s"}
 
 
 def text(value: float, unit: str) -> str:
@@ -147,6 +149,7 @@ if TYPE_CHECKING:
     Seconds = float
     FlopPerSecond = float
     Joules = float
+    JoulesPerByte = float
     Watts = float
     PerSecond = float
 else:
@@ -155,5 +158,6 @@ else:
     Seconds = _quantity("second")
     FlopPerSecond = _quantity("flop/second")
     Joules = _quantity("joule")
+    JoulesPerByte = _quantity("joule/byte")
     Watts = _quantity("watt")
     PerSecond = _quantity("1/second")

@@ -22,7 +22,7 @@ FLOORS = [
     {"scenario"},
     {"pools"},
     {"fits", "sections"},
-    {"serving", "placement", "network", "memory", "kernels", "transforms", "capture"},
+    {"serving", "placement", "network", "memory", "kernels", "pim", "transforms", "capture"},
     {"trace_stats", "synthetic", "balanced"},
     {"formats"},
     {"trace"},

@@ -7,6 +7,7 @@ is in ``SYNC``. Both engines evaluate the same ``StepCost``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,6 +87,9 @@ class StepCost:
     device's experts over the mean, averaged over the layers with experts. ``traffic``: per phase that communicates,
     what it sends. ``expert_tokens``: tokens per expert slot, [layers with experts, devices, slots]; None without them.
     ``readers``: devices that read the weights outside experts, and the head's; None: those of groups with tokens.
+    ``spent``: what else a step adds up, by the column of ``steps`` that gets it: joules, and seconds of
+    processors beside the devices' own under the name of their share. ``beside``: their kind, and by phase their
+    seconds, [the phase's layers, devices]; they begin as the phase does.
     """
 
     seconds: np.ndarray
@@ -95,6 +99,8 @@ class StepCost:
     traffic: dict[str, list[Traffic]] = field(default_factory=dict)
     expert_tokens: np.ndarray | None = None
     readers: tuple[float, float] | None = None
+    spent: dict[str, float] = field(default_factory=dict)
+    beside: tuple[str, dict[str, np.ndarray]] | None = None
 
     @classmethod
     def empty(cls, n_layers: int, n_devices: int) -> StepCost:
@@ -107,6 +113,7 @@ class StepCost:
         self.present.fill(False)
         self.link_bytes = {}
         self.traffic = {}
+        self.spent, self.beside = {}, None
         self.load_max_over_mean = 1.0
         return self
 
@@ -135,3 +142,10 @@ def block(indices: np.ndarray) -> np.ndarray | slice:
     if len(indices) and indices[-1] - indices[0] == len(indices) - 1:
         return slice(int(indices[0]), int(indices[-1]) + 1)
     return indices
+
+
+def spent(costs: Sequence[StepCost], length_s: float) -> dict[str, float]:
+    """Return the sums of what *costs* spent, of a step of *length_s*: seconds become shares of it."""
+    names = dict.fromkeys(name for cost in costs for name in cost.spent)
+    sums = {name: sum(cost.spent.get(name, 0.0) for cost in costs) for name in names}
+    return {name: value / length_s if name.endswith("_share") else value for name, value in sums.items()}

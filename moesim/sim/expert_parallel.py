@@ -21,7 +21,7 @@ from moesim.sim import routing
 from moesim.sim.cost import INDEX, Batch, StepCost, block
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Operators, Pricing
-from moesim.sim.profiled import Profiled
+from moesim.sim.selecting import Selecting, operators_of
 from moesim.sim.stages import Sends, Stage, stages
 from moesim.sim.traffic import of_exchange, of_gather, of_reduction
 
@@ -65,15 +65,13 @@ class _Common:
         self.slots = routing.SlotMap.none()
         self._spaces: list[_Space] = []
         self._gathers: dict[bytes, list[_Gathered]] = {}
-        self.model = inputs.scenario.model
-        self.network = network
-        self.operators: Pricing = (Profiled if inputs.scenario.profile is not None else Operators)(inputs.scenario)
+        self.model, self.network = inputs.scenario.model, network
+        self.operators: Pricing = operators_of(inputs.scenario)
         if inputs.routing is not None:
             self.chosen = np.ascontiguousarray(inputs.trace.chosen)
             self.place(inputs.placement)
-        self.tp = inputs.scenario.parallelism.tp
-        self.n_devices = inputs.scenario.hardware.n_devices
-        self.per_node = inputs.scenario.hardware.devices_per_node
+        self.tp, machine = inputs.scenario.parallelism.tp, inputs.scenario.hardware
+        self.n_devices, self.per_node = machine.n_devices, machine.devices_per_node
         self.moe = np.array(self.model.moe_layer_indices, np.int64)
         self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
         self._moe_rows, self._dense_rows = block(self.moe), block(self.dense)  # of costs
@@ -154,6 +152,8 @@ class DispatchCombine(_Common):
         if self._sends is not None:
             self._sends.put(cost, tokens)
         self._host(cost, tokens)
+        if isinstance(self.operators, Selecting):
+            self.operators.note(cost, batch, tokens)
         return cost
 
     def _attention(self, cost: StepCost, batch: Batch, tokens: np.ndarray) -> None:

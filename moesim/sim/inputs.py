@@ -175,13 +175,13 @@ def _placement(scenario: Scenario, profile: RoutingTrace) -> Placement:
         if spec.path is not None:
             placement = Placement.load(spec.path)
         else:
-            nodes = machine.devices_per_node if machine.nodes > 1 else None
-            placement = placing.solve(profile, machine.n_devices, solver=spec.solver, seed=scenario.seed,
+            nodes = machine.devices_per_node // scenario.parallelism.expert_tp if machine.nodes > 1 else None
+            placement = placing.solve(profile, scenario.n_holders, solver=spec.solver, seed=scenario.seed,
                                       devices_per_node=nodes, bound=False)
     except ValueError as error:
         raise scenario.error("placement", str(error)) from None
     found, wanted = ((len(sizes), _in_words(sizes), n) for sizes, n in (
-        (placement.sizes, placement.n_devices), (model.experts_per_layer, machine.n_devices)))
+        (placement.sizes, placement.n_devices), (model.experts_per_layer, scenario.n_holders)))
     if found != wanted:
         raise scenario.error("placement.path", f"the placement is for {found} layers, experts and devices; "
                                                f"the scenario has {wanted}; solve it again for this machine")

@@ -15,7 +15,7 @@ from moesim.network import Network
 from moesim.scenario import Scenario
 from moesim.serving.group import Group, Requests
 from moesim.sim.background import background
-from moesim.sim.cost import Batch, StepCost
+from moesim.sim.cost import Batch, StepCost, spent
 from moesim.sim.events import EventClock
 from moesim.sim.expert_parallel import MODES
 from moesim.sim.halves import halves
@@ -23,6 +23,7 @@ from moesim.sim.inputs import Inputs
 from moesim.sim.needs import Needs
 from moesim.sim.record import Record
 from moesim.sim.replacing import Replacing
+from moesim.sim.replicated import Replicated
 from moesim.sim.steps import StepClock
 
 Work = tuple[np.ndarray, np.ndarray]  # requests, and tokens of each
@@ -35,7 +36,8 @@ class Island:
         self._inputs, self._live, self.groups = inputs, live, groups
         self._scenario = scenario = inputs.scenario
         self.network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
-        self.costs = MODES[scenario.parallelism.mode](inputs, network)
+        replicated = scenario.parallelism.dispatch == "replicated"
+        self.costs = (Replicated if replicated else MODES[scenario.parallelism.mode])(inputs, network)
         self._needs = Needs(scenario)
         self.record = Record(network, scenario.span_steps, _first_devices(scenario))
         self.replacing = Replacing(inputs, network, self.record) if scenario.online else None
@@ -102,6 +104,7 @@ class Island:
         self._shake(costs)
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": sum(c.load_max_over_mean for c in costs) / len(costs)}
+        facts |= spent(costs, self.now - facts["start_s"])
         self.record.add(facts | self._needs.of(batch, costs, reached), costs, starts)
         if self.replacing is not None:
             self.replacing.saw(batch)

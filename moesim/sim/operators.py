@@ -84,21 +84,23 @@ class Operators:
 
     By number of tokens: ``projections`` (one attention block without attention itself), ``dense`` (feed-forward of a
     layer without experts) and ``gate`` (whose cost depends on the layer's experts), each with its norm and residual
-    addition; ``shared`` (shared experts, whole on every device).
+    addition; ``shared`` (shared experts, whole on every device unless tokens are replicated).
     """
 
-    def __init__(self, scenario: Scenario):
+    def __init__(self, scenario: Scenario, processor: Any = None, part: Any = None):
+        """Bind to the device's own processor and the scenario's kernel model, or to *processor* and *part*."""
         self._model = model = scenario.model
         self._tp = tp = scenario.parallelism.tp
-        processor, part = scenario.hardware.device.processor, scenario.kernels
+        processor, part = processor or scenario.hardware.device.processor, part or scenario.kernels
+        self._expert_tp, replicated = scenario.parallelism.expert_tp, scenario.parallelism.dispatch == "replicated"
         self._part, self._device = part, scenario.hardware.device.name
         stored = model.dtype
         dtypes: set[str | None] = {stored.weights, stored.experts if model.moe else None, stored.activations,
                                    stored.embeddings}
         self._kernels = {dtype: kernels.bind(processor, part, dtype) for dtype in dtypes if dtype}
         self._largest: dict[tuple[str, str, str], dict[str, Any]] = {}  # of each operator, each shape's maximum
-        attention, dense, shared, head = (model.attention_gemms(tp), model.dense_gemms(tp), model.shared_gemms(1),
-                                          (model.head_gemm(tp),))
+        attention, dense, head = model.attention_gemms(tp), model.dense_gemms(tp), (model.head_gemm(tp),)
+        shared = model.shared_gemms(tp if replicated else 1)
         self.projections = ByCount(lambda m: self._norm(m) + self._through(attention, m))
         self.dense = ByCount(lambda m: self._norm(m) + self._through(dense, m))
         self._sizes = model.experts_per_layer.tolist()
@@ -216,8 +218,8 @@ class Operators:
         model, moe = self._model, self._model.moe
         assert moe is not None, "asked only for layers with experts"
         return self._time(
-            model.dtype.experts, "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden, inter=moe.ffn,
-            matrices=3 if model.gated_ffn else 2)
+            model.dtype.experts, "moe", tokens_per_expert=tokens_per_expert, hidden=model.hidden,
+            inter=moe.ffn / self._expert_tp, matrices=3 if model.gated_ffn else 2)
 
 
 def pairs(tokens: np.ndarray, window: int) -> np.ndarray:

@@ -45,6 +45,8 @@ class Record:
         for half, (cost, start) in enumerate(zip(costs, starts, strict=True)):
             if self._span_steps < 0 or step < self._span_steps:
                 self._spans.append(_spans(step, half, cost, start, self._first_devices))
+                if cost.beside is not None and cost.beside[1]:
+                    self._spans.append(_beside(self._spans[-1], cost))
             for phase, loads in cost.link_bytes.items():
                 self.add_bytes(phase, loads)
 
@@ -99,3 +101,16 @@ def _spans(step: int, half: int, cost: StepCost, start: np.ndarray, first_device
         "server": server,
         "phase": np.array(PHASES)[phase], "start_s": begin, "end_s": begin + cost.seconds[layer, phase, device],
         "half": half})
+
+
+def _beside(spans: pd.DataFrame, cost: StepCost) -> pd.DataFrame:
+    """Return the spans of processors beside the devices' own, which begin with those of their phase in *spans*."""
+    assert cost.beside is not None, "asked only of steps with such processors"
+    kind, seconds = cost.beside
+    found = []
+    for phase, of_phase in seconds.items():
+        some = spans[spans["phase"] == phase]
+        row = np.searchsorted(np.flatnonzero(cost.present[:, PHASES.index(phase)]), some["layer"])
+        some = some.assign(server=kind, end_s=some["start_s"] + of_phase[row, some["device"]])
+        found.append(some[some["end_s"] > some["start_s"]])
+    return pd.concat(found, ignore_index=True)

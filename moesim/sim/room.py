@@ -48,7 +48,9 @@ def _weights(inputs: Inputs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     experts = np.zeros((len(others), scenario.stage_size))
     if inputs.routing is not None:
         counts = [inputs.placement.counts()[model.moe_rows(layers)] for layers in scenario.stages]
-        experts = np.stack([np.full(len(of_stage), model.expert_bytes) @ of_stage for of_stage in counts])
+        shared_by = scenario.parallelism.expert_tp
+        experts = np.stack([np.repeat(np.full(len(of_stage), model.expert_bytes / shared_by) @ of_stage, shared_by)
+                            for of_stage in counts])
     if scenario.online is None:
         return others, experts, experts
     return others, experts, np.full(experts.shape, expert_slots(inputs.placement).sum() * model.expert_bytes)
