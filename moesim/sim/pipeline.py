@@ -15,7 +15,7 @@ import numpy as np
 import simpy
 
 from moesim.scenario import Scenario
-from moesim.sim.cost import INDEX, SYNC, StepCost
+from moesim.sim.cost import INDEX, SYNC, StepCost, spent
 from moesim.sim.events import EventClock
 from moesim.sim.island import Island, Work
 from moesim.sim.steps import advance
@@ -192,7 +192,8 @@ class Pipeline(Island):
         times = zip(passage.begin_s, passage.end_s, strict=True)
         stages = {f"{what}_s_stage_{i}": at_s for i, pair in enumerate(times)
                   for what, at_s in zip(("begin", "end"), pair, strict=True)}
-        self.record.add(flight.facts | {"end_s": self.now, "load_max_over_mean": flight.load_max_over_mean} | stages,
+        facts = flight.facts | spent([passage.cost], self.now - flight.facts["start_s"])
+        self.record.add(facts | {"end_s": self.now, "load_max_over_mean": flight.load_max_over_mean} | stages,
                         [passage.cost], [passage.start])
         for group, stepped in zip(self.groups, flight.stepped, strict=True):
             group.arrive(stepped)
