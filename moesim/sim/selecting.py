@@ -77,7 +77,7 @@ class Selecting(Operators):
             ByCount(_one_expert(experts)) for experts in (
                 super().experts, self._beside.experts, self._flop.experts, self._bytes.experts))
         self._layers_with = np.bincount(self.window_of_layer, minlength=len(self.windows))[:, None]
-        self._work = _Work()
+        self._work, self._rests = _Work(), dict[bytes, _Work]()
 
     def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
         """Return the seconds of the experts of one device [...] as processors share them.
@@ -123,20 +123,28 @@ class Selecting(Operators):
     def note(self, cost: StepCost, batch: Batch, tokens: np.ndarray) -> None:
         """Note in *cost*, of the step of *batch* with *tokens* of each group [G], what it spent, and where beside."""
         work, self._work = self._work, _Work()
-        self._count_rest(work, batch, tokens)
+        rest = self._rest(batch, tokens)
+        work.bytes, work.flop = work.bytes + rest.bytes, work.flop + rest.flop
         busy_s = sum(float(seconds.sum()) for seconds in work.at.values())
         share_of = {f"{self._other.kind}_share": busy_s / self._scenario.hardware.n_devices}
         cost.spent = share_of | _joules(work, self._own, self._other)
         cost.beside = (self._other.kind, work.at)
 
-    def _count_rest(self, work: _Work, batch: Batch, tokens: np.ndarray) -> None:
-        """Add to *work* all but attention and routed experts, which are there already."""
-        model = self._model
+    def _rest(self, batch: Batch, tokens: np.ndarray) -> _Work:
+        """Return the work of all but attention and routed experts."""
         if self._scenario.parallelism.dispatch == "replicated":
             at_home = np.repeat(tokens, self._tp)  # all of a group on each of its devices
         else:
             at_home = np.bincount(batch.home(self._tp), minlength=self._scenario.hardware.n_devices)
         samples = np.bincount(batch.sampled_group, minlength=len(tokens))
+        key = np.concatenate([tokens, at_home, samples]).tobytes()  # the same few come again and again
+        if key not in self._rests:
+            self._rests[key] = self._counted(tokens, at_home, samples)
+        return self._rests[key]
+
+    def _counted(self, tokens: np.ndarray, at_home: np.ndarray, samples: np.ndarray) -> _Work:
+        """Return that of *tokens* and *samples* of each group and of those that each device gates, *at_home*."""
+        model, work = self._model, _Work()
         for seconds, counts, times in (
                 ("projections", tokens, model.layers * self._tp),
                 ("dense", tokens, (model.layers - model.n_moe_layers) * self._tp),
@@ -146,6 +154,7 @@ class Selecting(Operators):
             flop, moved = self._flop.gate(at_home), self._bytes.gate(at_home)
             work.add(flop, moved, False, model.n_moe_layers if flop.ndim == 1 else 1)
         work.add(self._flop.head(samples, tokens), self._bytes.head(samples, tokens), False, self._tp)
+        return work
 
     def extrapolated(self) -> list[str]:
         """Return the warnings of the device's own processor, and one for the other if it is used."""

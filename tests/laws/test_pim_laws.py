@@ -74,7 +74,7 @@ def test_a_cap_of_power_is_kept(watts: float, m: int) -> None:
 
 def test_nothing_to_do_takes_no_time() -> None:
     nothing = np.zeros((2, 3))
-    jobs = Jobs(nothing, nothing, nothing, nothing, np.arange(3), 3, lambda mask: np.zeros(2))
+    jobs = Jobs(nothing, nothing, nothing, nothing, np.arange(3), 3, lambda mask: np.zeros(mask.shape[:-1]))
     for name in PARTS:
         part = registry.make("selection", name)
         assert share(jobs, part.beside(jobs), part.side_by_side).phase_s.tolist() == [0, 0]

@@ -34,12 +34,6 @@ class CoprocessExperts:
         """Return the jobs that go beside."""
         tokens = by_space(jobs.tokens, jobs.space, jobs.n_spaces)
         rank = np.argsort(np.argsort(tokens, axis=-1, kind="stable"), axis=-1)[..., jobs.space]
-        best = np.zeros(rank.shape, bool)
-        least = share(jobs, best, True).phase_s
-        for count in range(1, jobs.n_spaces + 1):
-            mask = rank < count
-            seconds = share(jobs, mask, True).phase_s
-            better = seconds < least
-            least = np.where(better, seconds, least)
-            best = np.where(better[..., None], mask, best)
-        return best
+        splits = np.stack([rank < count for count in range(jobs.n_spaces + 1)])
+        best = share(jobs, splits, True).phase_s.argmin(axis=0)
+        return rank < best[..., None]
