@@ -40,6 +40,9 @@ def _device(device: Device) -> dict[str, Any]:
             **{f"peak_{dtype}": f"{rate / 1e12:.5g} TFLOP/s" for dtype, rate in processor.peak.items()},
             **{f"memory_{tier.name}": f"{pretty(tier.capacity, 'byte', 4)}, {pretty(tier.bandwidth, 'byte/second', 4)}"
                for tier in device.memory},
+            **{f"beside_{p.kind}": f"{p.peak_flop_per_s('fp16') / 1e12:.5g} TFLOP/s at 16 bit, "
+                                   f"{pretty(p.bandwidth, 'byte/second', 4)} x {p.efficiency:g}"
+               for p in device.processors},
             "power": f"{device.idle_power:g} W idle, {device.busy_power:g} W busy"}
 
 

@@ -16,8 +16,8 @@ class Jobs:
     ``tokens`` [..., J]; 0 where there is nothing to do. ``own_s``, ``beside_s`` [..., J]: seconds of each job alone, on
     the device's own processor and on the one beside it. ``op_per_byte`` [..., J]: FLOP per byte that must be moved.
     ``space`` int [J]: which part of the memory each job reads, of ``n_spaces``. ``own``: seconds [...] of the device's
-    own processor for the jobs in a mask [..., J], which it may run as one kernel; several masks at a time have a dimension
-    more in front.
+    own processor for the jobs in a mask [..., J], which it may run as one kernel; several masks at a time have one more
+    dimension in front.
     """
 
     tokens: np.ndarray

@@ -160,6 +160,7 @@ def test_show_scenario_loads_back(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "facts"), [
     ("mixtral-8x7b", {"total_parameters": "46702792704", "weights": "93.41 GB"}),
+    ("duplex-1x4", {"beside_logic_pim": "107.3 TFLOP/s at 16 bit, 13.41 TB/s x 0.75"}),
     ("h200-2x8", {"devices": "16, 8 in each of 2 node(s)", "all_hbm": "2.256 TB", "peak_bf16": "989.4 TFLOP/s"}),
     ("h100", {"device": "H100 SXM 80GB"})])
 def test_show_numbers(name: str, facts: dict[str, str]) -> None:
