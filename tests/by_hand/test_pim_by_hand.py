@@ -173,3 +173,14 @@ def test_the_processor_beside_has_spans_of_its_own(tmp_path: Path) -> None:
     phases = spans[spans["server"] == "processor"].set_index(["step", "phase"])["start_s"]
     assert beside["start_s"].tolist() == [phases[step, phase] for step, phase in zip(
         beside["step"], beside["phase"], strict=True)]
+
+
+@pytest.mark.parametrize("name", ["duplex", "bank-pim", "bankgroup-pim", "attacc", "hbm-pim", "aim"])
+def test_devices_that_ship_share_work(tmp_path: Path, name: str) -> None:
+    """One token has far too few operations per byte for the device's own processor: its expert goes beside."""
+    steps = {part: moesim.simulate(scenario(
+        tmp_path, [(0, 1, 3)], EXPERTS_4, f"hardware.device={name}", "kernels=roofline", f"selection={part}")).steps
+        for part in ("gpu_only", "min_time")}
+    kind = moesim.load(tmp_path / "hand.yaml", [f"hardware.device={name}"]).hardware.device.processors[0].kind
+    assert (steps["min_time"]["experts_s"] < steps["gpu_only"]["experts_s"]).all()
+    assert (steps["min_time"][f"{kind}_share"] > 0).all() and (steps["gpu_only"][f"{kind}_share"] == 0).all()

@@ -77,6 +77,7 @@ def test_experts_of_a_group_are_counted_by_holder(tmp_path: Path) -> None:
     (["selection=mintime"], "selection: unknown selection 'mintime'; did you mean 'min_time'"),
     (["hardware.device.processors=[{kind: gpu, peak: {bf16: 1 FLOP/s}, bandwidth: 1 B/s, multiprocessors: 1}]"],
      "hardware.device: processor and processors are of the kinds gpu, gpu; name each kind once"),
+    (["hardware.device.processor.efficiency=0.5"], "hardware.device: efficiency and power_cap are of processors"),
     (["hardware.device.processor.power_cap=3 W"], "hardware.device.processor: power_cap needs the energy of accesses"),
     (["hardware.device.processors=[{kind: cpu, peak: {bf16: 1 FLOP/s}, bandwidth: 1 B/s, multiprocessors: 1, energy: "
       "{access: 1 J/B, activation: 0 J/B, flop: 1 J}}]"], "hardware.device: some processors have an energy and some"),
