@@ -115,7 +115,7 @@ class Device(Spec):
                              f"is how results and selection.processor tell them apart")
         if self.processor.efficiency < 1 or self.processor.power_cap is not None:
             raise ValueError("efficiency and power_cap are of processors beside the device's own, whose times come "
-                             "from the scenario's kernels; leave them out there and use kernels: {name: reachable, ...}")
+                             "from the scenario's kernels; leave them out and use kernels: {name: reachable, ...}")
         if len({p.energy is None for p in (self.processor, *self.processors)}) > 1:
             raise ValueError("some processors have an energy and some have none; give it for all, or for none")
         return self
