@@ -66,16 +66,12 @@ class Profiled:
 
     def attention(self, batch: Batch, n_groups: int) -> np.ndarray:
         """Return the seconds of a layer's attention in every group, [1, groups]."""
-        found = np.zeros((1, n_groups))
-        ends = np.arange(n_groups + 1)
-        p, d = batch.prefill_group.searchsorted(ends).tolist(), batch.decode_group.searchsorted(ends).tolist()
-        for group in range(n_groups):  # requests are in order of their groups
-            chunks, decodes = slice(p[group], p[group + 1]), slice(d[group], d[group + 1])
-            work = batch.prefill_tokens[chunks], batch.prefill_past[chunks], batch.decode_kv[decodes]
-            found[0, group] = self._profile.attention(*work)
-            if not self._profile.attention.inside(*work):
-                self._outside.add("attention")
-        return found
+        seconds, inside = self._profile.attention.of_groups(
+            (batch.prefill_tokens, batch.prefill_past, batch.prefill_group), (batch.decode_kv, batch.decode_group),
+            n_groups)
+        if not inside:
+            self._outside.add("attention")
+        return seconds[None]
 
     def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
         """Return the seconds of each device's experts, from their true tokens [layers, devices, experts]."""
