@@ -64,8 +64,9 @@ class Network(Wiring):
         """
         n, total = self.n_devices, float(np.sum(shares))
         ring = total if n == 1 else n / (n - 1) * (total - float(np.min(shares)))
-        slowest, even = (self.reduce_scatter(np.array([size]), n) for size in (ring, total))
-        return Collective(slowest.time_s, even.loads)
+        slowest, even = 0, 1
+        both = self.reduce_scatter(np.array([[ring], [total]]), n)
+        return Collective(both.time_s[slowest], both.loads[even])
 
     def all_gather(self, sent: np.ndarray) -> Collective:
         """Cost every device getting what all others hold: *sent* [..., D] bytes of each.

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from moesim.serving import loops
+
 
 class Pool:
     """Counts blocks. ``held``: int64 [requests], the blocks of each."""
@@ -49,8 +51,8 @@ class Pool:
 
     def grow_all(self, requests: np.ndarray, tokens: np.ndarray) -> bool:
         """Give each of *requests* room for its *tokens* in all, or none of them anything (False)."""
-        short = tokens > self.held[requests] * self.block
-        if not short.any():
+        short = loops.beyond(requests, tokens, self.held, self.block)
+        if not len(short):
             return True
         requests = requests[short]
         more = -(-tokens[short] // self.block) - self.held[requests]
@@ -150,8 +152,8 @@ class PrefixPool(Pool):
 
     def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
         """Note the full blocks of each of *requests*: whoever begins with the same tokens will find them."""
-        new = tokens >= (self._noted[requests] + 1) * self.block
-        if not new.any():
+        new = loops.beyond(requests, tokens - (self.block - 1), self._noted, self.block)  # a whole block beyond
+        if not len(new):
             return
         for request, full in zip(requests[new].tolist(), (tokens[new] // self.block).tolist(), strict=True):
             first = int(self._noted[request])
