@@ -56,10 +56,9 @@ class _Table(NamedTuple):
             slope[i][tuple(slice(n) for n in spread.slope.shape)] = spread.slope
             for axis, at in enumerate((spread.decodes, spread.log2_short, spread.share)):
                 points[i, axis, :len(at)] = at
-        grid = (np.ascontiguousarray(part, float) for part in (
-            table.chunk, table.decodes, table.past, table.context, table.seconds))
-        return cls(*grid, np.array(list(table.spread), float).reshape(-1, 2), points, sizes, slope,
-                   np.array([spread.factor for spread in spreads], float))
+        place, factor = np.array(list(table.spread), float), np.array([spread.factor for spread in spreads], float)
+        return cls(table.chunk, table.decodes, table.past, table.context, np.ascontiguousarray(table.seconds),
+                   place.reshape(-1, 2), points, sizes, slope, factor)
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ class MixedAttention:
         *prompts*: chunks, past and group; *decodes*: contexts and group; both in order of groups.
         """
         seconds = np.empty(n_groups)
-        inside = _of_groups(self._table, *(np.asarray(of, np.int64) for of in (*prompts, *decodes)), seconds)
+        chunks, past, chunk_group, contexts, context_group = (np.asarray(of, np.int64) for of in (*prompts, *decodes))
+        inside = _of_groups(self._table, chunks, past, chunk_group, contexts, context_group, seconds)
         return seconds, inside
 
     @cached_property

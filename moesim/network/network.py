@@ -75,11 +75,13 @@ class Network(Wiring):
         """
         held = np.asarray(sent, dtype=np.float64).reshape(*np.shape(sent)[:-1], self.nodes, self.devices_per_node)
         position = held.sum(axis=-2, keepdims=True)  # what the ring of a position gathers
-        total = np.broadcast_to(position.sum(axis=-1, keepdims=True), held.shape)
+        total = position.sum(axis=-1, keepdims=True)
         # In a ring a device passes on all but what the next one brought in itself.
         device, per_node = np.arange(self.n_devices), self.devices_per_node
         inside = device // per_node * per_node + (device + 1) % per_node
-        local = self._passed(total - np.roll(position, -1, axis=-1), inside, per_node - 1)
+        passed = np.empty(held.shape)
+        passed[...] = total - position[..., np.arange(1, per_node + 1) % per_node]
+        local = self._passed(passed, inside, per_node - 1)
         if self.nodes == 1:
             return local
         across = self._passed(position - np.roll(held, -1, axis=-2), (device + per_node) % self.n_devices, self.nodes -

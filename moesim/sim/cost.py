@@ -126,7 +126,7 @@ class StepCost:
     def note_load(self, tokens: np.ndarray, load: np.ndarray) -> None:
         """Note *tokens* per expert slot ([layers, devices, slots]), and how even *load*, their sum, is over devices."""
         self.expert_tokens = tokens
-        self.load_max_over_mean = float(uneven(load).mean())
+        self.load_max_over_mean = float(uneven(load).sum()) / len(load)
 
     def add_bytes(self, phase: str, loads: np.ndarray) -> None:
         """Add bytes per link ([..., links]) of *phase*."""

@@ -144,7 +144,7 @@ class Island:
         tokens = np.concatenate([t for _, t in planned])
         group = np.repeat(self._numbers, [len(r) for r, _ in planned])
         past, sampled, decodes = loops.kinds(requests, tokens, live.prompt, live.output, live.produced, live.computed)
-        pad_group, pad_rows = self._padding(np.array([int(t.sum()) for _, t in planned]))
+        pad_group, pad_rows = self._padding(np.bincount(group, tokens, len(self.groups)).astype(np.int64))
         if np.count_nonzero(decodes) == len(decodes):
             none = requests[:0]
             prefills = (none, none, none, sampled[:0], none, none)

@@ -36,16 +36,16 @@ class Profiled:
             raise scenario.error("profile", f"{profile.source} has no {', no '.join(facts)}, which model {model.name} "
                                             f"needs; use kernels instead (leave profile out)")
         self._top_k = model.top_k
-        self._projections, self._opening = ByCount(profile.projections), ByCount(profile.opening)
+        self.projections, self._opening = ByCount(self._measured), ByCount(profile.opening)
         self._expert_norm, self._head = ByCount(profile.expert_norm), ByCount(profile.head)
         self._feed_forward = None if profile.feed_forward is None else ByCount(profile.feed_forward)
         self._outside: set[str] = set()
         self.windows, self.window_of_layer = np.zeros(1, np.int64), np.zeros(model.layers, np.int64)
 
-    def projections(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of an attention block without attention itself."""
+    def _measured(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of an attention block without attention itself; note whether they were measured."""
         self._check("tokens", tokens, self._profile.projections.at[-1])
-        return self._projections(tokens)
+        return self._profile.projections(tokens)
 
     def dense(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the feed-forward of a layer without experts."""
