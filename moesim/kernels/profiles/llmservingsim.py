@@ -103,8 +103,8 @@ def _attention(table: pd.DataFrame, uneven: pd.DataFrame) -> MixedAttention:
     axes = [np.array(sorted(table[name].unique()), float) for name in names]
     grid = np.full([len(axis) for axis in axes], np.nan)
     mean = table.groupby(names)["time_us"].mean()
-    grid[tuple(axis.searchsorted(mean.index.get_level_values(name)) for axis, name in zip(axes, names, strict=True))] = (
-        mean)
+    place = (axis.searchsorted(mean.index.get_level_values(name)) for axis, name in zip(axes, names, strict=True))
+    grid[tuple(place)] = mean
     for plane in grid.reshape(-1, *grid.shape[2:]):  # [past, context] of a chunk and a number of decodes
         rows = ~np.isnan(plane).all(axis=1)
         if rows.any():
