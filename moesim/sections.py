@@ -201,7 +201,7 @@ class EngineOptions(Spec):
             return tokens if self.graphs == 0 else np.maximum(tokens, 1)
         step = 8 if largest <= 256 else 16
         size = 1 << (largest - 1).bit_length() if largest <= 4 else -(-largest // step) * step
-        return np.full_like(tokens, min(size, self.graphs))
+        return np.full(tokens.shape, min(size, self.graphs), tokens.dtype)
 
     def added_s(self, tokens: int) -> float:
         """Return the seconds that the host adds to a step in which the fullest group has *tokens*."""

@@ -25,6 +25,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from numba import njit
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -223,10 +224,19 @@ def _any(rng: np.random.Generator, shape: tuple[int, int, int], experts: int) ->
     A shuffle of all experts that stops after K (Fisher and Yates): the i-th choice is one of the places that are left,
     and the last of these moves to where it was. Only the places are kept: what lies in one is followed back.
     """
-    places = [rng.integers(experts - i, size=shape[:2], dtype=np.uint16) for i in range(shape[2])]
-    chosen = np.empty(shape, np.uint16)
-    for i, place in enumerate(places):
-        for j in reversed(range(i)):
-            place = np.where(place == places[j], np.uint16(experts - 1 - j), place)
-        chosen[:, :, i] = place
+    places = np.stack([rng.integers(experts - i, size=shape[:2], dtype=np.uint16) for i in range(shape[2])], axis=-1)
+    _follow_back(places.reshape(-1, shape[2]), experts, chosen := np.empty(shape, np.uint16))
     return chosen
+
+
+@njit(cache=True)
+def _follow_back(places, experts, chosen):  # type: ignore[no-untyped-def]
+    """Fill *chosen* [T, L, K] with what lies in the *places* [T x L, K] of each token and layer."""
+    flat = chosen.reshape(places.shape)
+    for t in range(len(places)):
+        for i in range(places.shape[1]):
+            place = places[t, i]
+            for j in range(i - 1, -1, -1):
+                if place == places[t, j]:
+                    place = experts - 1 - j
+            flat[t, i] = place

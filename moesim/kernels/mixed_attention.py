@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 _LEAST_SHORT = 128.0  # tokens: the shortest context of the measured uneven batches
 
@@ -28,20 +28,37 @@ class Spread(NamedTuple):
     factor: float
 
 
-class _Known(NamedTuple):
-    """A ``Spread`` without what was not measured: ``rows`` [decodes][contexts], shares and their slopes, as lists."""
+class _Table(NamedTuple):
+    """A ``MixedAttention`` as the loops read it: its axes, its seconds, and its spreads one after the other.
 
-    decodes: list[float]
-    log2_short: list[float]
-    rows: list[list[tuple[list[float], list[float]]]]
-    factor: float
+    ``place`` [spreads, 2]: chunk and past tokens of each; ``points`` [spreads, axes, most points of any] and, of these,
+    ``n_points`` [spreads, axes]; ``slope`` [spreads, decodes, contexts, shares]; ``factor`` [spreads].
+    """
+
+    chunk: np.ndarray
+    decodes: np.ndarray
+    past: np.ndarray
+    context: np.ndarray
+    seconds: np.ndarray
+    place: np.ndarray
+    points: np.ndarray
+    n_points: np.ndarray
+    slope: np.ndarray
+    factor: np.ndarray
 
     @classmethod
-    def of(cls, spread: Spread) -> _Known:
-        known = ~np.isnan(spread.slope)
-        rows = [[(spread.share[k].tolist(), row[k].tolist()) for row, k in zip(rows, which, strict=True)]
-                for rows, which in zip(spread.slope, known, strict=True)]
-        return cls(spread.decodes.tolist(), spread.log2_short.tolist(), rows, spread.factor)
+    def of(cls, table: MixedAttention) -> _Table:
+        spreads = list(table.spread.values())
+        sizes = np.array([spread.slope.shape for spread in spreads], np.int64).reshape(-1, 3)
+        points = np.full((*sizes.shape, sizes.max(initial=1)), np.nan)
+        slope = np.full((len(spreads), *sizes.max(axis=0, initial=1)), np.nan)
+        for i, spread in enumerate(spreads):
+            slope[i][tuple(slice(n) for n in spread.slope.shape)] = spread.slope
+            for axis, at in enumerate((spread.decodes, spread.log2_short, spread.share)):
+                points[i, axis, :len(at)] = at
+        place, factor = np.array(list(table.spread), float), np.array([spread.factor for spread in spreads], float)
+        return cls(table.chunk, table.decodes, table.past, table.context, np.ascontiguousarray(table.seconds),
+                   place.reshape(-1, 2), points, sizes, slope, factor)
 
 
 @dataclass(frozen=True)
@@ -66,92 +83,152 @@ class MixedAttention:
         sum(c (h + c / 2)) / sum(c) - sum(c) / 2: negative where they are short; then they count as a chunk with fewer
         tokens, as many pairs, and nothing before it.
         """
-        n, new, before, mean = len(contexts), 0.0, 0.0, 0.0
-        if len(chunks):
-            new = float(chunks.sum())
-            before = float((chunks * (past + chunks / 2)).sum()) / new - new / 2
-        if n:
-            mean = float(contexts.sum()) / n
-        if not new and not n:
-            return 0.0
-        seconds = self._even(new, n, before, mean)
-        if n > 1 and self.spread:
-            longest = float(contexts.max())
-            if longest > mean:
-                seconds += self._slope(new, n, max(before, 0.0), mean, longest) * (longest - mean)
-        return seconds
+        none = np.zeros(len(chunks), np.int64), np.zeros(len(contexts), np.int64)
+        return float(self.of_groups((chunks, past, none[0]), (contexts, none[1]), 1)[0][0])
 
-    def inside(self, chunks: np.ndarray, past: np.ndarray, contexts: np.ndarray) -> bool:
-        """Return whether such a step lies in the measured ranges."""
-        chunk, decodes, before, context = (axis[-1] for axis in self._axes)
-        if len(chunks) and (chunks.sum() > chunk or past.max() > before):
-            return False
-        return len(contexts) <= decodes and (len(contexts) == 0 or bool(contexts.max() <= context))
+    def of_groups(self, prompts: Sequence[np.ndarray], decodes: Sequence[np.ndarray], n_groups: int
+                  ) -> tuple[np.ndarray, bool]:
+        """Return the seconds [n_groups] of the batch of each group, and whether all lie in the measured ranges.
 
-    def _even(self, new: float, n: int, past: float, context: float) -> float:
-        if past >= 0:
-            return self._at(new, n, past, context)
-        # Less work than one chunk of as many tokens: that of a shorter chunk with as many pairs, c * c / 2 of them.
-        same = math.sqrt(max(new * (new + 2 * past), 0.0))
-        return self._at(max(same, float(self.chunk[1])), n, 0.0, context)
-
-    def _at(self, *place: float) -> float:
-        """Return the table at *place*, linear in each axis."""
-        cut, weights = [], []
-        for axis, value in zip(self._axes, place, strict=True):
-            i = _below(axis, value)
-            weights.append((value - axis[i]) / (axis[i + 1] - axis[i]))
-            cut.append(slice(i, i + 2))
-        corners = self.seconds[tuple(cut)].ravel().tolist()  # few numbers: quicker in Python than as arrays
-        for weight in weights:
-            half = len(corners) // 2
-            corners = [low * (1 - weight) + high * weight
-                       for low, high in zip(corners[:half], corners[half:], strict=True)]
-        return corners[0]
-
-    def _slope(self, new: float, n: int, past: float, mean: float, longest: float) -> float:
-        """Return the seconds per token of unevenness: the measured batches most like this one, blended."""
-        chunks = self._measured[new > 0]
-        if not chunks:
-            return 0.0
-        chunk = min(chunks, key=lambda c: abs(c - new))
-        known = chunks[chunk][min(chunks[chunk], key=lambda p: abs(p - past))]
-        short = max(longest / known.factor, _LEAST_SHORT)
-        share = min(max((mean / short - 1) / (known.factor - 1), 0.0), 0.9)
-        total = weight = 0.0
-        for i, w in _around(known.decodes, n):
-            for j, v in _around(known.log2_short, math.log2(short)):
-                shares, slopes = known.rows[i][j]
-                if w * v > 0 and shares:
-                    away = [abs(s - share) for s in shares]
-                    total += w * v * slopes[away.index(min(away))]
-                    weight += w * v
-        return total / weight if weight else 0.0
+        *prompts*: chunks, past and group; *decodes*: contexts and group; both in order of groups.
+        """
+        seconds = np.empty(n_groups)
+        chunks, past, chunk_group, contexts, context_group = (np.asarray(of, np.int64) for of in (*prompts, *decodes))
+        inside = _of_groups(self._table, chunks, past, chunk_group, contexts, context_group, seconds)
+        return seconds, inside
 
     @cached_property
-    def _axes(self) -> tuple[list[float], ...]:
-        """Return chunk, decodes, past and context as lists."""
-        return tuple(axis.tolist() for axis in (self.chunk, self.decodes, self.past, self.context))
-
-    @cached_property
-    def _measured(self) -> tuple[dict[float, dict[float, _Known]], dict[float, dict[float, _Known]]]:
-        """Return chunk -> past -> what was measured: without a chunk, and with one."""
-        none: dict[float, dict[float, _Known]] = {}
-        some: dict[float, dict[float, _Known]] = {}
-        for (chunk, past), spread in self.spread.items():
-            (some if chunk > 0 else none).setdefault(chunk, {})[past] = _Known.of(spread)
-        return none, some
+    def _table(self) -> _Table:
+        return _Table.of(self)
 
 
-def _around(axis: list[float], value: float) -> tuple[tuple[int, float], ...]:
-    """Return the entries of *axis* around *value* with their weights; one entry has it all outside."""
+@njit(cache=True)
+def _of_groups(table, chunks, past, chunk_group, contexts, context_group, seconds):  # type: ignore[no-untyped-def]
+    """Fill *seconds* [groups]; return whether every group's batch is inside what was measured."""
+    inside, p, d = True, 0, 0
+    for group in range(len(seconds)):
+        first_p, first_d = p, d
+        while p < len(chunks) and chunk_group[p] == group:
+            p += 1
+        while d < len(contexts) and context_group[d] == group:
+            d += 1
+        work = chunks[first_p:p], past[first_p:p], contexts[first_d:d]
+        seconds[group] = _mixed(table, *work)
+        inside &= _inside(table, *work)
+    return inside
+
+
+@njit(cache=True)
+def _mixed(table, chunks, past, contexts):  # type: ignore[no-untyped-def]
+    """Return the seconds of one group."""
+    n, new, before, mean, longest = len(contexts), 0.0, 0.0, 0.0, 0.0
+    for i in range(len(chunks)):
+        new += chunks[i]
+        before += chunks[i] * (past[i] + chunks[i] / 2)
+    if len(chunks):
+        before = before / new - new / 2
+    for context in contexts:
+        mean += context
+        longest = max(longest, context)
+    if n:
+        mean /= n
+    if not new and not n:
+        return 0.0
+    if before >= 0:
+        seconds = _at(table, (new, n, before, mean))
+    else:  # less work than one chunk of as many tokens: a shorter chunk with as many pairs, c * c / 2 of them
+        same = math.sqrt(max(new * (new + 2 * before), 0.0))
+        seconds = _at(table, (max(same, table.chunk[1]), n, 0.0, mean))
+    if n > 1 and longest > mean:
+        seconds += _slope(table, (new, n, max(before, 0.0)), mean, longest) * (longest - mean)
+    return seconds
+
+
+@njit(cache=True)
+def _inside(table, chunks, past, contexts):  # type: ignore[no-untyped-def]
+    """Return whether the batch of one group lies in the measured ranges."""
+    if len(chunks) and (chunks.sum() > table.chunk[-1] or past.max() > table.past[-1]):
+        return False
+    n = len(contexts)
+    return n <= table.decodes[-1] and (n == 0 or contexts.max() <= table.context[-1])
+
+
+@njit(cache=True)
+def _at(table, place):  # type: ignore[no-untyped-def]
+    """Return the table at *place*: chunk, decodes, past, context; linear in each."""
+    (i, w), (j, v), (k, u), (m, t) = (_between(table.chunk, place[0]), _between(table.decodes, place[1]),
+                                      _between(table.past, place[2]), _between(table.context, place[3]))
+    corners = table.seconds[i : i + 2, j : j + 2, k : k + 2, m : m + 2].copy().ravel()
+    half = 8
+    for weight in (w, v, u, t):
+        for c in range(half):
+            corners[c] = corners[c] * (1 - weight) + corners[c + half] * weight
+        half //= 2
+    return corners[0]
+
+
+@njit(cache=True)
+def _slope(table, place, mean, longest):  # type: ignore[no-untyped-def]
+    """Return the seconds per token of unevenness: the measured batches most like this one, blended.
+
+    *place*: chunk, decodes and past tokens.
+    """
+    new, n, past = place
+    s = _most_like(table.place, new, past)
+    if s < 0:
+        return 0.0
+    short = max(longest / table.factor[s], _LEAST_SHORT)
+    share = min(max((mean / short - 1) / (table.factor[s] - 1), 0.0), 0.9)
+    decodes, shorts, shares = (table.points[s, 0, :table.n_points[s, 0]], table.points[s, 1, :table.n_points[s, 1]],
+                               table.points[s, 2, :table.n_points[s, 2]])
+    total = weight = 0.0
+    i, w = _around(decodes, n)
+    j, v = _around(shorts, math.log2(short))
+    for di in range(min(2, len(decodes))):
+        for dj in range(min(2, len(shorts))):
+            both = (w if di else 1 - w) * (v if dj else 1 - v)
+            nearest = _nearest(shares, share, table.slope[s, i + di, j + dj])
+            if both > 0 and nearest >= 0:
+                total += both * table.slope[s, i + di, j + dj, nearest]
+                weight += both
+    return total / weight if weight else 0.0
+
+
+@njit(cache=True)
+def _most_like(place, new, past):  # type: ignore[no-untyped-def]
+    """Return the spread of the nearest chunk, then past tokens, with a chunk only if *new* is one; -1: there is none.
+    """
+    chunk, found = np.nan, -1
+    for i in range(len(place)):
+        if (place[i, 0] > 0) == (new > 0) and not abs(place[i, 0] - new) >= abs(chunk - new):
+            chunk = place[i, 0]
+    for i in range(len(place)):
+        if place[i, 0] == chunk and (found < 0 or abs(place[i, 1] - past) < abs(place[found, 1] - past)):
+            found = i
+    return found
+
+
+@njit(cache=True)
+def _nearest(points, value, known):  # type: ignore[no-untyped-def]
+    """Return which of *points* is nearest to *value*, of those that are *known* (not NaN); -1: none is."""
+    found = -1
+    for i in range(len(points)):
+        if not math.isnan(known[i]) and (found < 0 or abs(points[i] - value) < abs(points[found] - value)):
+            found = i
+    return found
+
+
+@njit(cache=True)
+def _around(axis, value):  # type: ignore[no-untyped-def]
+    """Return the entry of *axis* below *value*, and the weight of the next: 0 to 1, one entry has it all outside."""
     if len(axis) == 1:
-        return ((0, 1.0),)
-    i = _below(axis, value)
-    weight = min(max((value - axis[i]) / (axis[i + 1] - axis[i]), 0.0), 1.0)
-    return (i, 1 - weight), (i + 1, weight)
+        return 0, 0.0
+    i, weight = _between(axis, value)
+    return i, min(max(weight, 0.0), 1.0)
 
 
-def _below(axis: Sequence[float], value: float) -> int:
-    """Return the entry of *axis* below *value*; the first, or the last but one, outside."""
-    return min(max(bisect_right(axis, value) - 1, 0), len(axis) - 2)
+@njit(cache=True)
+def _between(axis, value):  # type: ignore[no-untyped-def]
+    """Return the entry of *axis* below *value* (the first, or the last but one, outside), and how far it is to it."""
+    i = min(max(np.searchsorted(axis, value, side="right") - 1, 0), len(axis) - 2)
+    return i, (value - axis[i]) / (axis[i + 1] - axis[i])

@@ -64,8 +64,9 @@ class Network(Wiring):
         """
         n, total = self.n_devices, float(np.sum(shares))
         ring = total if n == 1 else n / (n - 1) * (total - float(np.min(shares)))
-        slowest, even = (self.reduce_scatter(np.array([size]), n) for size in (ring, total))
-        return Collective(slowest.time_s, even.loads)
+        slowest, even = 0, 1
+        both = self.reduce_scatter(np.array([[ring], [total]]), n)
+        return Collective(both.time_s[slowest], both.loads[even])
 
     def all_gather(self, sent: np.ndarray) -> Collective:
         """Cost every device getting what all others hold: *sent* [..., D] bytes of each.
@@ -74,11 +75,13 @@ class Network(Wiring):
         """
         held = np.asarray(sent, dtype=np.float64).reshape(*np.shape(sent)[:-1], self.nodes, self.devices_per_node)
         position = held.sum(axis=-2, keepdims=True)  # what the ring of a position gathers
-        total = np.broadcast_to(position.sum(axis=-1, keepdims=True), held.shape)
+        total = position.sum(axis=-1, keepdims=True)
         # In a ring a device passes on all but what the next one brought in itself.
         device, per_node = np.arange(self.n_devices), self.devices_per_node
         inside = device // per_node * per_node + (device + 1) % per_node
-        local = self._passed(total - np.roll(position, -1, axis=-1), inside, per_node - 1)
+        passed = np.empty(held.shape)
+        passed[...] = total - position[..., np.arange(1, per_node + 1) % per_node]
+        local = self._passed(passed, inside, per_node - 1)
         if self.nodes == 1:
             return local
         across = self._passed(position - np.roll(held, -1, axis=-2), (device + per_node) % self.n_devices, self.nodes -

@@ -201,7 +201,7 @@ class Group:
 
     def complete(self, stepped: np.ndarray) -> np.ndarray:
         """Return which of *stepped*, whose tokens have come, are done; they leave."""
-        done = stepped[self.requests.produced[stepped] == self.requests.output[stepped]]
+        done = loops.done(stepped, self.requests.produced, self.requests.output)
         if len(done):
             self._leave(done)
         return done

@@ -46,5 +46,54 @@ def advance(requests, tokens, prompt, output, produced, computed):  # type: igno
 
 
 @njit(cache=True)
+def kinds(requests, tokens, prompt, output, produced, computed):  # type: ignore[no-untyped-def]
+    """Return, of each of *requests* that computes so many *tokens*, its tokens in memory, and two answers.
+
+    Whether it produces a token by it, and whether it decodes: it computes its last token and no prompt. int64, bool and
+    bool [n].
+    """
+    past = np.empty(len(requests), np.int64)
+    sampled, decodes = np.empty((2, len(requests)), np.bool_)
+    for i in range(len(requests)):
+        request = requests[i]
+        past[i] = computed[request]
+        sampled[i] = _known(request, prompt, output, produced) - past[i] == tokens[i]
+        decodes[i] = sampled[i] and tokens[i] == 1 and produced[request] > 0  # else: a chunk of what is computed again
+    return past, sampled, decodes
+
+
+@njit(cache=True)
+def beyond(requests, tokens, blocks, block):  # type: ignore[no-untyped-def]
+    """Return which of *requests* (places in it) have more *tokens* than its *blocks* of *block* tokens hold: int64."""
+    found = np.empty(len(requests), np.int64)
+    n = 0
+    for i in range(len(requests)):
+        if tokens[i] > blocks[requests[i]] * block:
+            found[n] = i
+            n += 1
+    return found[:n]
+
+
+@njit(cache=True)
+def done(requests, produced, output):  # type: ignore[no-untyped-def]
+    """Return which of *requests* have produced all of their output: int64."""
+    found = np.empty(len(requests), np.int64)
+    n = 0
+    for request in requests:
+        if produced[request] == output[request]:
+            found[n] = request
+            n += 1
+    return found[:n]
+
+
+@njit(cache=True)
+def note_time(requests, times_s, now):  # type: ignore[no-untyped-def]
+    """Let *now* be the time of those of *requests* that have none (NaN)."""
+    for request in requests:
+        if np.isnan(times_s[request]):
+            times_s[request] = now
+
+
+@njit(cache=True)
 def _known(request, prompt, output, produced):  # type: ignore[no-untyped-def]
     return prompt[request] + min(produced[request], output[request] - 1)

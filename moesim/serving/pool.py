@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from moesim.serving import loops
+
 
 class Pool:
     """Counts blocks. ``held``: int64 [requests], the blocks of each."""
@@ -44,26 +46,25 @@ class Pool:
         if more > self.free:
             return False
         if more > 0:
-            self._give(request, more)
+            self._give(np.array([request]), np.array([more]))
         return True
 
     def grow_all(self, requests: np.ndarray, tokens: np.ndarray) -> bool:
         """Give each of *requests* room for its *tokens* in all, or none of them anything (False)."""
-        short = tokens > self.held[requests] * self.block
-        if not short.any():
+        short = loops.beyond(requests, tokens, self.held, self.block)
+        if not len(short):
             return True
         requests = requests[short]
         more = -(-tokens[short] // self.block) - self.held[requests]
         if int(more.sum()) > self.free:
             return False
-        for request, blocks in zip(requests.tolist(), more.tolist(), strict=True):
-            self._give(request, blocks)
+        self._give(requests, more)
         return True
 
-    def _give(self, request: int, blocks: int) -> None:
-        """Give *request* so many *blocks* more; they are there."""
-        self.held[request] += blocks
-        self.free -= blocks
+    def _give(self, requests: np.ndarray, blocks: np.ndarray) -> None:
+        """Give each of *requests* so many *blocks* more; they are there."""
+        self.held[requests] += blocks
+        self.free -= int(blocks.sum())
 
     def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
         """Note that the first *tokens* of each of *requests* are computed, or will be in the step that is planned."""
@@ -117,16 +118,17 @@ class PrefixPool(Pool):
         self.held[request] = len(shared)
         return self.grow(request, tokens)
 
-    def _give(self, request: int, blocks: int) -> None:
+    def _give(self, requests: np.ndarray, blocks: np.ndarray) -> None:
         """As ``Pool._give``; room is made by forgetting blocks."""
-        super()._give(request, blocks)
-        mine = self._of.setdefault(request, [])
-        for _ in range(blocks):
-            block, _ = self._idle.popitem(last=False)
-            if block in self._hash_of:
-                self._forget(block)
-            self._users[block] = 1
-            mine.append(block)
+        super()._give(requests, blocks)
+        for request, more in zip(requests.tolist(), blocks.tolist(), strict=True):
+            mine = self._of.setdefault(request, [])
+            for _ in range(more):
+                block, _ = self._idle.popitem(last=False)
+                if block in self._hash_of:
+                    self._forget(block)
+                self._users[block] = 1
+                mine.append(block)
 
     def _note(self, block: int, key: int) -> None:
         """Note that *block* holds tokens whose hash is *key*."""
@@ -150,15 +152,14 @@ class PrefixPool(Pool):
 
     def filled(self, requests: np.ndarray, tokens: np.ndarray) -> None:
         """Note the full blocks of each of *requests*: whoever begins with the same tokens will find them."""
-        new = tokens >= (self._noted[requests] + 1) * self.block
-        if not new.any():
+        new = loops.beyond(requests, tokens - (self.block - 1), self._noted, self.block)  # a whole block beyond
+        if not len(new):
             return
-        for request, full in zip(requests[new].tolist(), (tokens[new] // self.block).tolist(), strict=True):
-            first = int(self._noted[request])
-            mine, keys = self._of[request], self._hashes(request)
-            for i in range(first, min(full, len(keys))):
-                self._note(mine[i], keys[i])
-            self._noted[request] = full
+        requests, full = requests[new], tokens[new] // self.block
+        for request, first, end in zip(requests.tolist(), self._noted[requests].tolist(), full.tolist(), strict=True):
+            for block, key in zip(self._of[request][first:end], self._hashes(request)[first:end], strict=False):
+                self._note(block, key)
+        self._noted[requests] = full
 
     def release(self, request: int) -> None:
         """As ``Pool.release``; what the blocks hold is kept until they are needed."""
@@ -173,8 +174,8 @@ class PrefixPool(Pool):
 
 def block_hashes(tokens: np.ndarray, block: int) -> list[int]:
     """Return one number per full *block* of *tokens* (int64 [n]): equal only if it and all tokens before are equal."""
-    found, before = [], 0
+    found, before, data, size = [], 0, tokens.tobytes(), block * tokens.itemsize
     for i in range(len(tokens) // block):
-        before = hash((before, tokens[i * block : (i + 1) * block].tobytes()))
+        before = hash((before, data[i * size : (i + 1) * size]))
         found.append(before)
     return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from moesim.sim.routing import uneven
 from moesim.sim.traffic import Traffic
 
 LOCAL, GROUP, ALL = 0, 1, 2  # a phase runs on one device, or starts when its tensor-parallel group, or all, are there
@@ -125,7 +126,7 @@ class StepCost:
     def note_load(self, tokens: np.ndarray, load: np.ndarray) -> None:
         """Note *tokens* per expert slot ([layers, devices, slots]), and how even *load*, their sum, is over devices."""
         self.expert_tokens = tokens
-        self.load_max_over_mean = float((load.max(axis=1) / (load.sum(axis=1) / load.shape[1])).mean())
+        self.load_max_over_mean = float(uneven(load).sum()) / len(load)
 
     def add_bytes(self, phase: str, loads: np.ndarray) -> None:
         """Add bytes per link ([..., links]) of *phase*."""

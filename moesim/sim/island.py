@@ -13,6 +13,7 @@ import numpy as np
 
 from moesim.network import Network
 from moesim.scenario import Scenario
+from moesim.serving import loops
 from moesim.serving.group import Group, Requests
 from moesim.sim.background import background
 from moesim.sim.cost import Batch, StepCost, spent
@@ -124,10 +125,7 @@ class Island:
         """Return what each group runs next; None if nobody runs anything."""
         planned = [self._scenario.scheduler.plan(group) for group in self.groups]
         requests = np.concatenate([requests for requests, _ in planned])
-        scheduled = self._live.scheduled_s
-        new = requests[np.isnan(scheduled[requests])]
-        if len(new):
-            scheduled[new] = self.now
+        loops.note_time(requests, self._live.scheduled_s, self.now)
         return planned if len(requests) else None
 
     def _facts(self, batch: Batch) -> dict[str, Any]:
@@ -145,11 +143,9 @@ class Island:
         requests = np.concatenate([r for r, _ in planned])
         tokens = np.concatenate([t for _, t in planned])
         group = np.repeat(self._numbers, [len(r) for r, _ in planned])
-        past = live.computed[requests]
-        sampled = live.left(requests) == tokens
-        decodes = sampled & (tokens == 1) & (live.produced[requests] > 0)  # else: a chunk of what is computed again
-        pad_group, pad_rows = self._padding(np.array([int(t.sum()) for _, t in planned]))
-        if decodes.all():
+        past, sampled, decodes = loops.kinds(requests, tokens, live.prompt, live.output, live.produced, live.computed)
+        pad_group, pad_rows = self._padding(np.bincount(group, tokens, len(self.groups)).astype(np.int64))
+        if np.count_nonzero(decodes) == len(decodes):
             none = requests[:0]
             prefills = (none, none, none, sampled[:0], none, none)
         else:
@@ -171,8 +167,7 @@ class Island:
         live, all_done = self._live, []
         for group, requests in zip(self.groups, stepped, strict=True):
             if len(requests):
-                first = requests[np.isnan(live.first_token_s[requests])]
-                live.first_token_s[first] = self.now
+                loops.note_time(requests, live.first_token_s, self.now)
                 all_done.append(group.complete(requests))
             if self._reporting:
                 group.report(self.now)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numba import njit
 
 from moesim.scenario import Scenario
 from moesim.trace import RoutingTrace
@@ -46,7 +47,7 @@ class TokenRows:
 
     def decode(self, requests: np.ndarray, i: np.ndarray) -> np.ndarray:
         """Return the row of the *i*-th decoded token of each of *requests*."""
-        return self.decode_start[requests] + (i + self.offset[requests]) % self.decode_count[requests]
+        return _wrapped(requests, i, self.decode_start, self.offset, self.decode_count)
 
     def padding(self, n_tokens: int, n_rows: int) -> np.ndarray:
         """Return the rows of *n_tokens* that only fill up a step, of the trace's *n_rows*: always the same.
@@ -61,6 +62,15 @@ class TokenRows:
 
     def next_step(self) -> None:
         """Nothing changes from step to step."""
+
+
+@njit(cache=True)
+def _wrapped(requests, i, start, offset, count):  # type: ignore[no-untyped-def]
+    """Return ``start + (i + offset) % count`` of each of *requests*."""
+    rows = np.empty(len(requests), np.int64)
+    for at, request in enumerate(requests):
+        rows[at] = start[request] + (i[at] + offset[request]) % count[request]
+    return rows
 
 
 def join(scenario: Scenario, trace: RoutingTrace, requests: pd.DataFrame) -> tuple[pd.DataFrame, TokenRows]:

@@ -5,6 +5,7 @@ Arrays of tokens may have any shape; seconds come back in the same shape. No tok
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -40,10 +41,9 @@ class ByCount:
             unknown = np.full(2 * int(tokens.max()) + 1 - len(self._seconds), np.nan)
             self._seconds = np.concatenate([self._seconds, unknown])
             seconds = self._seconds[tokens]
-        unknown = np.isnan(seconds)
-        if not unknown.any():
+        if not math.isnan(seconds.sum()):
             return seconds
-        missing = np.unique(tokens[unknown])
+        missing = np.unique(tokens[np.isnan(seconds)])
         self._seconds[missing] = self._time(missing)
         return self._seconds[tokens]
 

@@ -36,16 +36,16 @@ class Profiled:
             raise scenario.error("profile", f"{profile.source} has no {', no '.join(facts)}, which model {model.name} "
                                             f"needs; use kernels instead (leave profile out)")
         self._top_k = model.top_k
-        self._projections, self._opening = ByCount(profile.projections), ByCount(profile.opening)
+        self.projections, self._opening = ByCount(self._measured), ByCount(profile.opening)
         self._expert_norm, self._head = ByCount(profile.expert_norm), ByCount(profile.head)
         self._feed_forward = None if profile.feed_forward is None else ByCount(profile.feed_forward)
         self._outside: set[str] = set()
         self.windows, self.window_of_layer = np.zeros(1, np.int64), np.zeros(model.layers, np.int64)
 
-    def projections(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds of an attention block without attention itself."""
+    def _measured(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds of an attention block without attention itself; note whether they were measured."""
         self._check("tokens", tokens, self._profile.projections.at[-1])
-        return self._projections(tokens)
+        return self._profile.projections(tokens)
 
     def dense(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds of the feed-forward of a layer without experts."""
@@ -66,16 +66,12 @@ class Profiled:
 
     def attention(self, batch: Batch, n_groups: int) -> np.ndarray:
         """Return the seconds of a layer's attention in every group, [1, groups]."""
-        found = np.zeros((1, n_groups))
-        ends = np.arange(n_groups + 1)
-        p, d = batch.prefill_group.searchsorted(ends).tolist(), batch.decode_group.searchsorted(ends).tolist()
-        for group in range(n_groups):  # requests are in order of their groups
-            chunks, decodes = slice(p[group], p[group + 1]), slice(d[group], d[group + 1])
-            work = batch.prefill_tokens[chunks], batch.prefill_past[chunks], batch.decode_kv[decodes]
-            found[0, group] = self._profile.attention(*work)
-            if not self._profile.attention.inside(*work):
-                self._outside.add("attention")
-        return found
+        seconds, inside = self._profile.attention.of_groups(
+            (batch.prefill_tokens, batch.prefill_past, batch.prefill_group), (batch.decode_kv, batch.decode_group),
+            n_groups)
+        if not inside:
+            self._outside.add("attention")
+        return seconds[None]
 
     def experts(self, tokens_per_expert: np.ndarray) -> np.ndarray:
         """Return the seconds of each device's experts, from their true tokens [layers, devices, experts]."""

@@ -160,6 +160,15 @@ def work(tokens):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def uneven(load):  # type: ignore[no-untyped-def]
+    """Return the largest *load* [L, D] of a layer over the mean, float64 [L]."""
+    found = np.empty(len(load))
+    for l in range(len(load)):
+        found[l] = load[l].max() / (load[l].sum() / load.shape[1])
+    return found
+
+
+@njit(cache=True)
 def follow(experts, where, device, slot, per_node, tokens, copies, returns):  # type: ignore[no-untyped-def]
     """Count the same for tokens that stay where their first expert is (context-coherent, ExFlow).
 

@@ -99,14 +99,17 @@ def _experts(table: pd.DataFrame) -> ExpertTable:
 
 
 def _attention(table: pd.DataFrame, uneven: pd.DataFrame) -> MixedAttention:
-    axes = [np.array(sorted(table[name].unique()), float)
-            for name in ("prefill_chunk", "n_decode", "kv_prefill", "kv_decode")]
+    names = ["prefill_chunk", "n_decode", "kv_prefill", "kv_decode"]
+    axes = [np.array(sorted(table[name].unique()), float) for name in names]
     grid = np.full([len(axis) for axis in axes], np.nan)
-    for (chunk, decodes), rows in table.groupby(["prefill_chunk", "n_decode"]):
-        known = rows.pivot_table(index="kv_prefill", columns="kv_decode", values="time_us")
-        filled = np.array([_line(axes[3], known.columns.to_numpy(float), row) for row in known.to_numpy()])
-        filled = np.array([_line(axes[2], known.index.to_numpy(float), column) for column in filled.T]).T
-        grid[axes[0].searchsorted(chunk), axes[1].searchsorted(decodes)] = filled
+    mean = table.groupby(names)["time_us"].mean()
+    place = (axis.searchsorted(mean.index.get_level_values(name)) for axis, name in zip(axes, names, strict=True))
+    grid[tuple(place)] = mean
+    for plane in grid.reshape(-1, *grid.shape[2:]):  # [past, context] of a chunk and a number of decodes
+        rows = ~np.isnan(plane).all(axis=1)
+        if rows.any():
+            filled = np.array([_line(axes[3], axes[3], row) for row in plane[rows]])
+            plane[:] = np.array([_line(axes[2], axes[2][rows], column) for column in filled.T]).T
     grid[0, 0] = 0.0
     for i in range(1, len(axes[0])):  # the most decodes were measured alone: a chunk beside them costs the same more
         for j in np.flatnonzero(np.isnan(grid[i, :, 0, 0])):
