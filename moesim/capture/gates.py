@@ -116,7 +116,7 @@ def _never(gate: Any) -> bool:
 
 # The rule of choice of each family, read in transformers 5.23 (models/*/modeling_*.py) and 4.57 for the older names.
 FAMILIES = (
-    Family("moesim reference", ("ReferenceGate",), renormalised=_always),
+    Family("moesim reference", ("ReferenceGate",), renormalised=lambda gate: gate.top_k > 1),
     Family("Mixtral", ("MixtralTopKRouter",), ("MixtralSparseMoeBlock",), renormalised=_always),
     Family("Qwen2-MoE", ("Qwen2MoeTopKRouter",), ("Qwen2MoeSparseMoeBlock",)),
     Family("Qwen3-MoE", ("Qwen3MoeTopKRouter",), ("Qwen3MoeSparseMoeBlock",)),

@@ -67,7 +67,12 @@ class Output(NamedTuple):
 
 
 class ReferenceGate(nn.Module):
-    """Choose *top_k* of the experts for every token."""
+    """Choose *top_k* of the experts for every token.
+
+    Several weights are renormalised. One alone is the expert's probability (Switch, arXiv:2101.03961, eq. 2): made to
+    sum to 1 it would be 1 whatever the gate says, and no loss could teach it. Always in full precision, as ties and
+    probabilities of a 16-bit gate would not be those of the trained one.
+    """
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__()
@@ -75,10 +80,11 @@ class ReferenceGate(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.n_experts, config.width))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits [N, E], weights [N, K] that sum to 1, and expert ids [N, K], for *hidden* [N, D]."""
-        logits = F.linear(hidden, self.weight)
-        weights, experts = logits.softmax(-1).topk(self.top_k, dim=-1)
-        return logits, weights / weights.sum(-1, keepdim=True), experts
+        """Return logits [N, E], weights [N, K] and expert ids [N, K], for *hidden* [N, D]; several weights sum to 1."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = F.linear(hidden.to(self.weight.dtype), self.weight)
+            weights, experts = logits.softmax(-1).topk(self.top_k, dim=-1)
+            return logits, weights if self.top_k == 1 else weights / weights.sum(-1, keepdim=True), experts
 
 
 class ReferenceExperts(nn.Module):
@@ -94,11 +100,14 @@ class ReferenceExperts(nn.Module):
         order = experts.flatten().argsort(stable=True)
         token = order // experts.shape[1]
         counts = torch.bincount(experts.flatten(), minlength=len(self.up)).tolist()
+        kind = hidden.device.type  # under autocast all experts are cast at once, not one by one
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         # unbind, not indexing: the gradient of w[e] is a full-size tensor of zeros for every expert
-        groups = zip(hidden[token].split(counts), self.up.unbind(), self.down.unbind(), strict=True)
-        parts = [self._expert(rows, up, down) for rows, up, down in groups if len(rows)]
+        each = zip(hidden.to(dtype)[token].split(counts), self.up.to(dtype).unbind(), self.down.to(dtype).unbind(),
+                   strict=True)
+        parts = [self._expert(rows, up, down) for rows, up, down in each if len(rows)]
         scaled = torch.cat(parts) * weights.flatten()[order, None]
-        return torch.zeros_like(hidden).index_add(0, token, scaled)
+        return torch.zeros_like(hidden).index_add(0, token, scaled.to(hidden.dtype))
 
     @staticmethod
     def _expert(rows: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -38,11 +38,12 @@ class Recipe:
         return self.peak_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
-def train(model: ReferenceMoE, batches: Batches, held_out: dict[str, Tensor], recipe: Recipe, out: Path) -> Path:
+def train(model: ReferenceMoE, batches: Batches, held_out: dict[str, Tensor], recipe: Recipe, out: Path,
+          stop: Callable[[], bool] = lambda: False) -> Path:
     """Train *model* in place and return the path of the loss table `out/loss.csv`.
 
-    *held_out* maps a domain to token ids [B, S + 1]. A run that finds `out/checkpoint.pt` continues from it.
-    Losses are in nat per token.
+    *held_out* maps a domain to token ids [B, S + 1]. A run that finds `out/checkpoint.pt` continues from it. If *stop*
+    says so after a step, the run ends there, with a row and a checkpoint. Losses are in nat per token.
     """
     out.mkdir(parents=True, exist_ok=True)
     optimizer = make_optimizer(model, recipe)
@@ -56,13 +57,16 @@ def train(model: ReferenceMoE, batches: Batches, held_out: dict[str, Tensor], re
         losses.append(loss)
         balances.append(balance)
         tokens += seen
-        if (step + 1) % recipe.every == 0 or step + 1 == recipe.steps:
+        last = step + 1 == recipe.steps or stop()
+        if (step + 1) % recipe.every == 0 or last:
             held = [evaluate(model, ids) for ids in held_out.values()]
             mean, seconds = sum(losses) / len(losses), time.perf_counter() - started
             cells = [mean, sum(balances) / len(balances), seconds, *held]
             write_row(table, [step + 1, tokens, f"{recipe.rate(step):.2e}", *(f"{cell:.4f}" for cell in cells)], "a")
             save(model, optimizer, checkpoint, step + 1)
             losses, balances, tokens, started = [], [], 0, time.perf_counter()
+        if last:
+            break
     return table
 
 

@@ -27,12 +27,20 @@ SAME = ("device", "kind", "dtype", "threads")  # a folder holds one machine: the
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to measure: names of blocks (none: all), seconds in all, seed of the order, replays of each point."""
+    """What to measure: names of blocks (none: all), seconds in all, seed of the order, replays of each point.
+
+    A budget may be spent in several calls, each of which goes on where the one before was stopped: ``spent_s`` of it
+    are gone, and after ``stop_s`` more seconds this call ends, sentinels of the end or not. ``keys`` (none: all) are
+    the points to measure, by ``Point.key``.
+    """
 
     blocks: tuple[str, ...] = ()
     budget_s: float = float("inf")
     seed: int = 0
     effort: timing.Effort | None = None  # timing.NORMAL of the device
+    spent_s: float = 0.0
+    stop_s: float = float("inf")
+    keys: frozenset[str] | None = None
 
 
 class DeviceLost(ValueError):
@@ -73,7 +81,7 @@ def planned(target: Target, options: Options = Options()) -> Plan:
         points[name] = []
         for point in registry.make("bench", name).points(target):
             point = dataclasses.replace(point, dtype=point.dtype or target.dtype)
-            if point.shape_key not in seen:
+            if point.shape_key not in seen and (options.keys is None or point.key in options.keys):
                 seen.add(point.shape_key)
                 cost = point.whole_s or timing.cost_s(target.kind, target.guess_s(point), effort)
                 points[name].append(Item(name, point, cost))
@@ -86,17 +94,20 @@ def measure(target: Target, folder: Path, options: Options = Options(),
     """Measure into *folder* and return its journal; what is there already is not measured again.
 
     *between* is called at the start, after every round of all points, and so at the end. Its time is not of the budget.
+    *progress* hears how many turns are done, and of how many; all of them unless ``stop_s`` came first.
     Raises ``ValueError`` if the folder holds another machine's rows, ``UnknownPart`` for an unknown block.
     """
     todo = planned(target, options)
     journal, now = Journal(folder), describe(target)
     _check_same(folder, now)
     whole.file(folder / ENVIRONMENT, (json.dumps(now, indent=1) + "\n").encode())
-    run = _Run(target, journal, options)
+    run, stop = _Run(target, journal, options), time.monotonic() + options.stop_s
     turns = _turns(todo)
     sentinels = [(place, item) for place, (item, turn, _) in enumerate(turns) if turn >= 0]
     for done, (item, turn, number) in enumerate(turns):
         progress(done, len(turns))
+        if time.monotonic() >= stop:
+            return journal
         if number != (turns[done - 1][2] if done else -1):
             run.pause(between)
         if not journal.has(item.point.key, turn, number):
@@ -134,7 +145,7 @@ class _Run:
         self._target, self._journal, self._options = target, journal, options
         self._bench = Bench(target, options.seed)
         self._effort = options.effort or timing.NORMAL[target.kind]
-        self._end = time.monotonic() + options.budget_s
+        self._end = time.monotonic() + options.budget_s - options.spent_s
         self._factor: dict[str, float] = {}  # time taken over estimate, of each block
         self._parts: dict[str, Any] = {}
         self._group = ""

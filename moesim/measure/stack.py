@@ -83,6 +83,19 @@ class Stack:
             bias = -exponent * np.log(1 + rng.permutation(self.model.n_experts))
             weights["bias"] = torch.tensor(bias, dtype=self.target.torch_dtype, device=self.target.kind)
 
+    def follow(self, shares: np.ndarray) -> None:
+        """Make experts about as popular as *shares* [layers, experts] of a trace says, by a bias of the gate's logits.
+
+        Layers beyond the trace's begin with its first again. With another number of experts, popularities are read off
+        the trace's sorted ones at even steps.
+        """
+        rng, wanted = np.random.default_rng(0), self.model.n_experts
+        for layer, weights in enumerate(self.layers):
+            known = np.sort(np.maximum(shares[layer % len(shares)], 1e-6))
+            at = (np.arange(wanted) + 0.5) / wanted * len(known) - 0.5
+            bias = rng.permutation(np.log(np.interp(at, np.arange(len(known)), known)))
+            weights["bias"] = torch.tensor(bias, dtype=self.target.torch_dtype, device=self.target.kind)
+
     def hidden(self, step: Step) -> Tensor:
         """Return new random hidden states for the tokens of *step*, prompts first: [T, H]."""
         shape = (step.tokens, self.model.hidden)

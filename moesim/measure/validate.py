@@ -82,20 +82,18 @@ def to_fit(table: pd.DataFrame, kind: str) -> pd.DataFrame:
 def predicted_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> float:
     """Return the seconds that the simulator gives the step whose tokens choose *ids* [T, layers, K] of the experts.
 
-    *kernels*: a kernel model part, or its name. A chunk of a prompt cannot be priced: raises ``ValueError``.
+    *kernels*: a kernel model part, or its name.
     """
     from moesim.network import Network
     from moesim.sim.cost import Batch
     from moesim.sim.expert_parallel import DispatchCombine
 
     step, count = case.step, len(case.step.contexts)
-    if step.chunk:
-        raise ValueError("the simulator prices whole prompts, not chunks; give steps without chunk")
     inputs = _inputs(case, device, kernels, ids)
-    prompts, rows = np.array(step.prompts, np.int64), np.arange(len(ids))
-    new, zeros = int(prompts.sum()), np.zeros(count, np.int64)
+    prompts, fresh, rows = np.array(step.prompts, np.int64), np.array(step.new, np.int64), np.arange(len(ids))
+    new, zeros = int(fresh.sum()), np.zeros(count, np.int64)
     none = np.zeros(0, np.int64)
-    batch = Batch(np.arange(len(prompts)), prompts, np.zeros(len(prompts), np.int64), np.ones(len(prompts), bool),
+    batch = Batch(np.arange(len(prompts)), fresh, prompts - fresh, np.ones(len(prompts), bool),
                   np.zeros(len(prompts), np.int64), rows[:new],
                   np.arange(count) + len(prompts), np.array(step.contexts, np.int64), zeros, rows[new:], none, none)
     network = Network.of(inputs.scenario.hardware, inputs.scenario.balancing, 0)

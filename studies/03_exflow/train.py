@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from moesim.capture.reference_moe import Block, ReferenceConfig, ReferenceGate, ReferenceMoE
+from moesim.capture.reference_moe import ReferenceConfig, ReferenceMoE
 from moesim.capture.train import Recipe, train
 from moesim.trace import RoutingTrace
 
@@ -33,20 +33,6 @@ ORIGIN = (
     "studies/03_exflow: {prompts} tokens of held-out files of CPython {python} as prompts, {outputs} tokens sampled by "
     "the model (12 layers, {experts} experts, top-1, width 64), trained for {steps} steps of 2048 tokens on the others"
 )
-
-
-class SwitchGate(ReferenceGate):
-    """Choose one expert and weigh it by its probability (arXiv:2101.03961, eq. 2).
-
-    Renormalised, as the reference gate does, the one weight would be 1 whatever the gate says, and the loss could not
-    teach it.
-    """
-
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits [N, E], the probability [N, 1] and the id [N, 1] of the chosen expert, for *hidden* [N, D]."""
-        logits = nn.functional.linear(hidden, self.weight)
-        weights, experts = logits.softmax(-1).topk(1, dim=-1)
-        return logits, weights, experts
 
 
 def capture_study() -> ModuleType:
@@ -65,13 +51,7 @@ def capture_study() -> ModuleType:
 def model_of(experts: int, vocabulary: int) -> ReferenceMoE:
     """Return an untrained model: 12 layers, each top-1 of *experts*; widths are what 25 minutes for four allow."""
     config = ReferenceConfig(vocabulary=vocabulary, n_experts=experts, top_k=1, width=64, expert_width=128)
-    model = ReferenceMoE(config, SEED)
-    for block in model.layers:
-        assert isinstance(block, Block)  # a ModuleList forgets what it holds
-        gate = SwitchGate(config)
-        gate.weight = block.gate.weight
-        block.gate = gate
-    return model
+    return ReferenceMoE(config, SEED)
 
 
 def make_traces() -> None:

@@ -11,8 +11,10 @@ On a GPU the layers of Qwen3-30B-A3B and Mixtral 8x7B, in a CUDA graph; on a CPU
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from moesim import config
 from moesim.measure import routing
@@ -33,6 +35,8 @@ STEPS = {
     "cpu": [(0, 0, 1, 128), (0, 0, 4, 256), (0, 0, 16, 128), (64, 0, 0, 0), (128, 0, 0, 0), (128, 64, 4, 128)],
 }
 SKEWS = {"uniform": 0.0, "zipf": routing.ZIPF}
+ROUTINGS = (*SKEWS, "trace")  # the last: experts as popular as in
+TRACE = "workloads/traces/reference-moe.parquet"
 INPUTS = 4  # sets of hidden states in turn: a step does not choose the experts of the one before
 
 
@@ -54,7 +58,7 @@ class LayerStack:
                 guess = (size / target.bytes_per_s + flop / target.flop_per_s) / REACHED
                 extra = {"model": name, "prompt": prompt, "chunk": new, "batch": batch, "context": context}
                 found += [Point("step", {}, "stack", routing=kind, guess_s=guess, group=name, extra=extra)
-                          for kind in SKEWS]
+                          for kind in ROUTINGS]
         return found
 
     def work(self, point: Point, bench: Bench) -> Work:
@@ -104,5 +108,18 @@ def _stack(name: str, kind: str, bench: Bench) -> Any:
         bench.kept.clear()
         bench.pool.clear()
         bench.kept[name] = Stack(model(name, bench.target.dtype), bench.target)
-    bench.kept[name].skew(SKEWS[kind])
-    return bench.kept[name]
+    stack = bench.kept[name]
+    if kind in SKEWS:
+        stack.skew(SKEWS[kind])
+    else:
+        stack.follow(_shares())
+    return stack
+
+
+@cache
+def _shares() -> np.ndarray:
+    """Return the share of choices of every expert in every layer of the trace that ships: [layers, experts]."""
+    from moesim.trace import read_trace
+
+    counts = read_trace(config.find_file(TRACE, config.Path())).counts()
+    return np.asarray(counts / counts.sum(1, keepdims=True))

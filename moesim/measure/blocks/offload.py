@@ -5,7 +5,7 @@ On a CPU a fetch is a memcpy in one memory; such rows say so:
 >>> from moesim.measure.target import Target
 >>> points = Offload().points(Target("cpu", "a CPU", "fp32", 8e9, 64e6, 2, 20e9, 8e9))
 >>> {p.extra["fetch"] for p in points}, sorted({p.extra["resident"] for p in points})
-({'memcpy'}, [0.25, 0.5, 0.75])
+({'memcpy'}, [0.25, 0.5, 0.75, 1.0])
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moesim.measure.runner import Bench
 
 MODEL = {"cuda": "qwen3-30b-a3b", "cpu": "small-16"}
-RESIDENT = (0.25, 0.5, 0.75)
+RESIDENT = (0.25, 0.5, 0.75, 1.0)  # the last never fetches: the step without a link
 BATCHES = (1, 4, 16)
 CONTEXT = {"cuda": 1024, "cpu": 64}
 STEPS = 24       # decoding steps that are timed, each with hidden states of its own
@@ -38,7 +38,7 @@ class Offload:
     """Measure ``offload``: seconds of a step; hit rate and bytes fetched as columns."""
 
     def points(self, target: Target) -> list[Point]:
-        """Return resident shares x batches x (no prefetch, prefetch); none if the device cannot hold 75 %."""
+        """Return resident shares x batches x (no prefetch, prefetch); none if the device cannot hold all experts."""
         spec = layer_stack.model(MODEL[target.kind], target.dtype)
         if spec.total_bytes > target.memory_bytes:
             return []
@@ -51,7 +51,7 @@ class Offload:
                                 whole_s=0.1 + step_s * (STEPS + WARM), group="offload",
                                 extra={"model": spec.name, "resident": resident, "batch": batch,
                                        "fetch": "memcpy" if target.kind == "cpu" else "pinned"})
-                          for ahead in (False, True)]
+                          for ahead in ((False, True) if resident < 1 else (False,))]
         return found
 
     def work(self, point: Point, bench: Bench) -> Work:
@@ -67,6 +67,8 @@ class Offload:
         decode = run.runner(step, cache)
 
         def own() -> Timing:
+            for layer in range(stack.model.layers if point.extra["resident"] == 1 else 0):
+                run.cache.need(layer, list(range(stack.model.n_experts)))
             for _ in range(WARM):
                 decode(stack.hidden(step))
             run.cache.reset()
