@@ -1,0 +1,142 @@
+"""The pieces of the evidence, one per call: `pieces.py NAME --out FOLDER --seconds S` (evidence.py calls it)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moesim import measure, whole
+from moesim.kernels import ops
+from moesim.measure import Options, ceilings, timing
+from moesim.measure.journal import Journal
+
+DONE, AGAIN = 0, 3
+STACK, OFFLOAD, REST = ("layer_stack",), ("offload",), ("energy", "interference")
+OPERATORS = ("activated_experts", "attention_decode", "attention_prefill", "dense_gemm", "elementwise", "experts",
+             "host_copy", "launch", "memory", "router")
+CLOSING_S = {"cuda": 6.0, "cpu": 0.3}  # to write tables after the last point (assumed)
+REPEATED = 85  # per cent of the shapes are fitted (moesim.measure.validate.to_fit); those above are measured again
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece's folder, device, seconds in all and spent before, and the seconds of this call."""
+
+    out: Path
+    device: str
+    share_s: float
+    spent_s: float
+    seconds: float
+    began: float
+    effort: timing.Effort | None = None  # of measuring; None: what the device needs
+
+    def left_s(self) -> float:
+        """Return the seconds of this call that are left."""
+        return self.began + self.seconds - time.monotonic()
+
+
+def kernels(job: Job) -> int:
+    """Measure every operator."""
+    return measured(job, "kernels", OPERATORS)
+
+
+def steps(job: Job) -> int:
+    """Measure steps of whole layer stacks: what the kernels have to add up to."""
+    return measured(job, "steps", STACK)
+
+
+def offload(job: Job) -> int:
+    """Measure decoding with experts on the host."""
+    return measured(job, "offload", OFFLOAD)
+
+
+def rest(job: Job) -> int:
+    """Measure energy, and what kernels and copies do to each other."""
+    return measured(job, "rest", REST)
+
+
+def again(job: Job) -> int:
+    """Measure the operators that no fit sees a second time: how far may a model be off at best?"""
+    known = Journal(job.out / "kernels").rows
+    keys = frozenset(row["x_key"] for row in known
+                     if row["status"] == "ok" and row["op"] in ops.OPS and int(row["x_key"][:4], 16) % 100 >= REPEATED)
+    if not keys:
+        raise ValueError(f"{job.out / 'kernels'}: no operator was measured that could be measured again")
+    return measured(job, "again", OPERATORS, keys)
+
+
+def training(job: Job) -> int:
+    """Train the reference language model on text of this machine."""
+    import training as part
+
+    return DONE if part.teach(job.out, job.device, job.seconds, job.share_s - job.spent_s) else AGAIN
+
+
+def capture(job: Job) -> int:
+    """Send held-out text through the trained model and record which experts it chooses."""
+    import training as part
+
+    part.record_trace(job.out, job.device)
+    return DONE
+
+
+def measured(job: Job, name: str, blocks: tuple[str, ...], keys: frozenset[str] | None = None) -> int:
+    """Measure *blocks* into the folder *name*; write its tables, the device and what came out."""
+    target, folder, turns = measure.find(job.device, threads=0), job.out / name, [0, 1]
+
+    def moved(done: int, total: int) -> None:
+        turns[:] = [done, total]
+
+    closing_s = CLOSING_S[job.device]
+    left_s = job.left_s() - closing_s
+    gone_s = job.spent_s + job.seconds - left_s + 0.5 * closing_s  # the budget ends before this call is stopped
+    options = Options(blocks, job.share_s, effort=job.effort, spent_s=gone_s, keys=keys, stop_s=max(left_s, 0.5))
+    try:
+        measure.measure(target, folder, options, moved)
+    finally:
+        journal = Journal(folder)
+        journal.export(target.kind)
+        tell(folder, {"rows": len(journal.rows), "failed": sum(row["status"] != "ok" for row in journal.rows),
+                      "turns": turns, "drift_percent": measure.drift(journal)})
+    if name == "kernels":
+        with contextlib.suppress(ValueError):  # too few rows yet: the next call has more
+            described = ceilings.device(target, journal.table())
+            whole.file(folder / "device.yaml", ceilings.as_yaml(described).encode())
+    return DONE if turns[0] == turns[1] else AGAIN
+
+
+def tell(folder: Path, facts: dict[str, object]) -> None:
+    """Write what a piece says of itself, for the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole.file(folder / "said.json", (json.dumps(facts, indent=1) + "\n").encode())
+
+
+PIECES: dict[str, Callable[[Job], int]] = {
+    "kernels": kernels, "steps": steps, "offload": offload, "training": training, "capture": capture, "again": again,
+    "rest": rest}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one piece; its last line says what was wrong, if something was."""
+    began = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("piece", choices=PIECES)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
+    for name in ("share", "spent", "seconds"):
+        parser.add_argument(f"--{name}", type=float, required=True)
+    given = parser.parse_args(arguments)
+    job = Job(given.out, given.device, given.share, given.spent, given.seconds, began)
+    code = PIECES[given.piece](job)
+    print(f"{given.piece}: {'done' if code == DONE else 'to be continued'}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

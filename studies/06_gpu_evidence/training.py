@@ -1,0 +1,207 @@
+"""Train a Mixture-of-Experts language model of the device's size, in bf16, and record its routing on unseen text."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import texts
+import torch
+from pieces import tell
+from torch import Tensor
+
+from moesim import trace_stats, whole
+from moesim.capture import record
+from moesim.capture.bpe import BytePairEncoding
+from moesim.capture.generate import generate
+from moesim.capture.reference_moe import Cache, Output, ReferenceConfig, ReferenceMoE
+from moesim.capture.train import Recipe, make_optimizer, train, update
+from moesim.trace import RoutingTrace
+
+SEED = 0
+PILOT = (2, 3)      # steps before, and timed, to see how many fit
+MARGIN = 0.85       # of the time that is left is given to steps; the rest is held-out losses and checkpoints
+LARGEST = 12e6      # bytes of a trace that a repository should hold
+ORIGIN = ("studies/06_gpu_evidence: {prefill} tokens of held-out files of this machine's Python {python} and its packages "
+          "as prompts, {decode} decoded by the model; trained for {steps} steps of {batch} tokens on the other files")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model, what it reads, how it is trained, and how much is captured."""
+
+    model: ReferenceConfig
+    characters: int           # of every domain
+    learn_on: int             # of them, for the encoding
+    rows: int                 # sequences of a step
+    recipe: Recipe
+    prompt: tuple[int, int, int]  # tokens: least, median, most
+    output: tuple[int, int, int]
+    least: tuple[int, int]    # prefill and decode tokens to capture
+    beside: int               # requests that run side by side
+
+
+# Learning rates and lengths: our choice, not tuned. The model of a GPU has 421 M weights, 68 M of them active.
+SIZES = {
+    "cuda": Size(ReferenceConfig(vocabulary=2048, n_layers=16, n_experts=64, top_k=8, width=512, n_heads=8,
+                                 expert_width=256, context=512), 12_000_000, 300_000, 64,
+                 Recipe(peak_rate=1e-3, every=250), (32, 160, 384), (16, 64, 128), (50_000, 20_000), 128),
+    "cpu": Size(ReferenceConfig(vocabulary=300, n_layers=2, n_experts=8, top_k=2, width=32, n_heads=2, expert_width=32,
+                                context=64), 60_000, 6_000, 4,
+                Recipe(peak_rate=3e-3, warmup=10, every=10), (8, 16, 32), (2, 8, 16), (200, 60), 8),
+}
+
+
+class Half(ReferenceMoE):
+    """The reference model whose products run in bf16; weights, gates and the residual stream stay in fp32."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None,
+                past_key_values: Cache | None = None) -> Output:
+        """Run one pass, as ``ReferenceMoE``; logits are fp32."""
+        with torch.autocast(input_ids.device.type, torch.bfloat16):
+            found = super().forward(input_ids, attention_mask, past_key_values)
+        return Output(found.logits.float(), found.balance)
+
+
+def teach(out: Path, device: str, seconds: float, share_s: float) -> bool:
+    """Train for *seconds*, of *share_s* that are left over all calls; return whether all steps were made."""
+    end, folder, size = time.monotonic() + seconds, out / "training", SIZES[device]
+    folder.mkdir(parents=True, exist_ok=True)
+    seen, unseen = prepared(folder, size)
+    length, domains = size.model.context + 1, list(seen)
+    probes = {d: windows(unseen[d], 4, length, [SEED]).to(device) for d in domains}
+    batches = partial(batch, seen, size.rows, length, device)
+    steps, step_s = planned_steps(folder, size, batches, device, share_s - (time.monotonic() + seconds - end))
+    closing_s = max(6 * step_s, 20.0 if device == "cuda" else 0.2)  # held-out losses, and writing the checkpoint
+    model = Half(size.model, SEED).to(device)
+    recipe = Recipe(**{**vars(size.recipe), "steps": steps})
+    table = train(model, batches, probes, recipe, folder, lambda: time.monotonic() > end - closing_s)
+    rows = table.read_text(encoding="utf-8").splitlines()
+    last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
+    tell(folder, {"parameters": sum(p.numel() for p in model.parameters()), "planned_steps": steps,
+                  "steps": int(last["step"]), "step_s": step_s, "last_row": last,
+                  "training_tokens": {d: len(ids) for d, ids in seen.items()}})
+    return int(last["step"]) >= steps
+
+
+def prepared(folder: Path, size: Size) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the token ids of every domain, trained on and held out; read and encode the text once."""
+    file = folder / "tokens.npz"
+    if not file.exists():
+        found = texts.documents(texts.roots(), size.characters)
+        learned = texts.encoding(found, size.model.vocabulary, size.learn_on)
+        whole.file(folder / "encoding.json", json.dumps(learned.merges).encode())
+        seen, unseen = texts.streams(found, learned)
+        both = [d for d in seen if len(seen[d]) > 4 * size.model.context and len(unseen.get(d, ())) > 2 *
+                size.model.context]
+        part = file.with_name("part.npz")
+        np.savez(part, **{f"seen_{d}": seen[d] for d in both}, **{f"unseen_{d}": unseen[d] for d in both})
+        part.replace(file)
+    with np.load(file) as ids:
+        return tuple({name.partition("_")[2]: ids[name] for name in ids if name.startswith(f"{part}_")}
+                     for part in ("seen", "unseen"))  # type: ignore[return-value]
+
+
+def planned_steps(folder: Path, size: Size, batches: Any, device: str, left_s: float) -> tuple[int, float]:
+    """Return how many steps fit into *left_s* and the seconds of one; found once, by a model that is thrown away."""
+    file = folder / "recipe.json"
+    if not file.exists():
+        began = time.monotonic()
+        model = Half(size.model, SEED).to(device)
+        optimizer = make_optimizer(model, size.recipe)
+        times = []
+        for step in range(sum(PILOT)):
+            before = time.monotonic()
+            update(model, optimizer, batches(step), size.recipe, step)  # waits for the loss
+            times.append(time.monotonic() - before)
+        step_s = float(np.median(times[PILOT[0]:]))
+        left_s -= 2 * (time.monotonic() - began)  # the model is built once more
+        steps = max(int(MARGIN * left_s / step_s), 20)
+        whole.file(file, json.dumps({"steps": steps, "step_s": step_s}).encode())
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return int(found["steps"]), float(found["step_s"])
+
+
+def windows(ids: np.ndarray, count: int, length: int, seed: list[int]) -> Tensor:
+    """Cut *count* windows of *length* tokens at random places: int64 [count, length]."""
+    starts = np.random.default_rng(seed).integers(0, len(ids) - length, count)
+    return torch.from_numpy(ids[starts[:, None] + np.arange(length)].astype(np.int64))
+
+
+def batch(streams: dict[str, np.ndarray], rows: int, length: int, device: str, step: int) -> Tensor:
+    """Return the windows [rows, length] of training *step*, each from a domain drawn with equal chance."""
+    names, random = list(streams), np.random.default_rng([SEED, step])
+    counts = np.bincount(random.integers(0, len(names), rows), minlength=len(names))
+    parts = [windows(streams[d], int(n), length, [SEED, step, i])
+             for i, (d, n) in enumerate(zip(names, counts, strict=True)) if n]
+    return torch.cat(parts).to(device)
+
+
+def record_trace(out: Path, device: str) -> RoutingTrace:
+    """Run requests from held-out text through the trained model; write trace.parquet and what its routing is like.
+
+    Raises ``ValueError`` if no model was trained.
+    """
+    folder, size = out / "training", SIZES[device]
+    if not (folder / "checkpoint.pt").exists():
+        raise ValueError(f"{folder}: no checkpoint.pt; train first, on the same machine (checkpoints stay there)")
+    state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
+    model = Half(size.model, SEED).to(device).eval()
+    model.load_state_dict(state["model"])
+    _, unseen = prepared(folder, size)
+    end = BytePairEncoding(tuple(map(tuple, json.loads((folder / "encoding.json").read_text())))).end
+    prompts, outputs, domains = requests(unseen, size)
+    with torch.no_grad(), record(model) as recorder:
+        for at in range(0, len(prompts), size.beside):
+            generate(model, prompts[at : at + size.beside], outputs[at : at + size.beside], SEED + at, pad=end)
+    about = {"model": "reference-moe-gpu", "revision": f"step {state['step']}", "licence": "Apache-2.0, as this "
+             "repository; holds expert ids, no text", "origin": ORIGIN.format(
+                 prefill=sum(map(len, prompts)), decode=sum(outputs) - len(outputs), python=platform.python_version(),
+                 steps=state["step"], batch=size.rows * size.model.context)}
+    trace = slim(recorder.trace(domain=domains, **about))
+    place = out / "capture"
+    place.mkdir(parents=True, exist_ok=True)
+    trace.write(place / "trace.parquet")
+    tell(place, routing_facts(trace, place / "trace.parquet"))
+    return trace
+
+
+def requests(unseen: dict[str, np.ndarray], size: Size) -> tuple[list[list[int]], list[int], list[str]]:
+    """Draw prompts, output lengths and domains in turn until both least numbers of tokens are reached.
+
+    Lengths are log-normal around the medians (spread 0.5: assumed), cut to their limits.
+    """
+    random, names = np.random.default_rng(SEED), list(unseen)
+    prompts: list[list[int]] = []
+    outputs: list[int] = []
+    prefill = decode = 0
+    while prefill < size.least[0] or decode < size.least[1]:
+        (low, middle, high), (fewest, usual, most) = size.prompt, size.output
+        length, output = np.exp(random.normal(np.log([middle, usual]), 0.5))
+        ids = unseen[names[len(prompts) % len(names)]]
+        start = int(random.integers(0, len(ids) - high))
+        prompts.append(ids[start : start + int(np.clip(length, low, high))].tolist())
+        outputs.append(int(np.clip(output, fewest, most)))
+        prefill, decode = prefill + len(prompts[-1]), decode + outputs[-1] - 1
+    return prompts, outputs, [names[i % len(names)] for i in range(len(prompts))]
+
+
+def slim(trace: RoutingTrace) -> RoutingTrace:
+    """Return *trace* with nothing but the chosen experts: no probabilities, and no text, which is other people's."""
+    meta = {key: value for key, value in trace.meta.items() if key != "n_ranked"}
+    return RoutingTrace(trace.tokens.assign(token_id=-1), trace.chosen, None, trace.n_experts, trace.top_k, meta)
+
+
+def routing_facts(trace: RoutingTrace, file: Path) -> dict[str, object]:
+    """Return what the trace's routing is like, mean over layers, and its size."""
+    found = {name: round(float(value), 4) for name, value in trace_stats.summary(trace).items()}
+    phases = {name: trace.phase(name).n_tokens for name in ("prefill", "decode")}
+    held = file.stat().st_size
+    return {"bytes": held, "too_large": held > LARGEST, **phases, "domains": sorted(set(trace.tokens["domain"])),
+            **found}
