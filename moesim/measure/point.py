@@ -43,7 +43,7 @@ class Point:
     @property
     def shape_key(self) -> str:
         """Return a name of what a kernel model can tell apart: points that agree in it are one row to a fit."""
-        own = [] if self.op in OPS else sorted(self.extra.items())
+        own = [] if self.op in OPS else [self.routing, *sorted(self.extra.items())]
         return _name([self.op, sorted(self.shapes.items()), self.impl, self.dtype, self.cold, own])
 
 

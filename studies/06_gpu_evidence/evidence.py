@@ -40,7 +40,7 @@ class Piece(NamedTuple):
     least_s: float = 20.0
 
 
-PIECES = (Piece("kernels", 0.34), Piece("steps", 0.12, 60), Piece("offload", 0.06, 60), Piece("training", 0.30, 60),
+PIECES = (Piece("kernels", 0.32), Piece("steps", 0.15, 60), Piece("offload", 0.08, 60), Piece("training", 0.27, 60),
           Piece("capture", 0.07, 100), Piece("again", 0.06), Piece("rest", 0.05))
 Runner = Callable[[str, float, float, float], int]  # piece, its share, spent, seconds of this call -> exit code
 

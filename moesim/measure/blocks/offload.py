@@ -28,8 +28,8 @@ MODEL = {"cuda": "qwen3-30b-a3b", "cpu": "small-16"}
 RESIDENT = (0.25, 0.5, 0.75, 1.0)  # the last never fetches: the step without a link
 BATCHES = (1, 4, 16)
 CONTEXT = {"cuda": 1024, "cpu": 64}
-STEPS = 24       # decoding steps that are timed, each with hidden states of its own
-WARM = 12        # before them, to fill the slots
+STEPS = 12       # decoding steps that are timed, each with hidden states of its own
+WARM = 8        # before them, to fill the slots
 LINK = {"cuda": 40e9, "cpu": 5e9}  # bytes per second of fetches, to guess times from (assumed)
 
 
@@ -48,7 +48,7 @@ class Offload:
                 fetched = (1 - resident) * min(batch * spec.top_k, spec.n_experts) * spec.layers * spec.expert_bytes
                 step_s = 0.1 * spec.total_bytes / target.bytes_per_s / REACHED + fetched / LINK[target.kind]
                 found += [Point("offload", {}, "lru_prefetch" if ahead else "lru", routing="zipf",
-                                whole_s=0.1 + step_s * (STEPS + WARM), group="offload",
+                                whole_s=0.1 + step_s * (STEPS + WARM), group="offload", anchor=resident == 1,
                                 extra={"model": spec.name, "resident": resident, "batch": batch,
                                        "fetch": "memcpy" if target.kind == "cpu" else "pinned"})
                           for ahead in ((False, True) if resident < 1 else (False,))]

@@ -1,0 +1,309 @@
+"""Study 06: the script that collects a GPU's evidence, checked on a CPU: budgets, cuts, failures, and what it judges."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from moesim.measure import timing  # noqa: E402
+from moesim.trace import read_trace  # noqa: E402
+
+MODULES = ("evidence", "pieces", "texts", "training", "judging", "pages", "study")
+ONCE = timing.Effort(warmups=1, replays=1)
+
+
+@pytest.fixture(scope="module")
+def parts(study_modules: Callable[..., Any], repo: Path) -> Iterator[SimpleNamespace]:
+    with study_modules(repo / "studies/06_gpu_evidence", MODULES) as found:
+        yield SimpleNamespace(**found)
+
+
+class Clock:
+    """Time that passes when a piece runs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ran(parts: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A state, and a runner that takes what ``takes`` says, exits with what ``codes`` says and notes its calls."""
+    clock = Clock()
+    monkeypatch.setattr(parts.evidence, "time", clock)
+    found = SimpleNamespace(state=parts.evidence.State(tmp_path / "o"), calls=[], takes={}, codes={})
+
+    def run(name: str, share: float, spent: float, seconds: float) -> int:
+        took = min(found.takes.get(name, 1.0), seconds)
+        clock.now += took
+        found.calls.append((name, spent, seconds))
+        if name in found.codes:
+            return int(found.codes[name].pop(0))
+        return 0 if took == found.takes.get(name, 1.0) else 3
+
+    found.collect = lambda seconds: parts.evidence.collect(found.state, seconds, 100.0, run, "cpu")
+    return found
+
+
+def test_pieces_share_the_time_and_go_on_in_the_next_call(parts: SimpleNamespace, ran: SimpleNamespace) -> None:
+    """Of 100 s kernels have 32 and steps 15. Kernels want 40: 20 s in the first call, 12 in the second, then cut."""
+    assert sum(p.share for p in parts.evidence.PIECES) == pytest.approx(1)
+    ran.takes["kernels"] = 40.0
+    ran.collect(20.0)
+    assert ran.calls == [("kernels", 0.0, 20.0)] and ran.state.pieces["kernels"]["is"] == "open"
+    ran.state = parts.evidence.State(ran.state.folder)  # another process
+    ran.collect(50.0)
+    assert ran.calls[1] == ("kernels", 20.0, 12.0) and ran.state.pieces["kernels"] == {
+        "spent_s": 32.0, "failed": 0, "is": "cut"}
+    assert [name for name, *_ in ran.calls[2:]] == ["steps", "offload", "training", "capture", "again", "rest"]
+    assert ran.calls[2] == ("steps", 0.0, 15.0) and not ran.state.open()
+
+
+def test_a_piece_that_fails_is_tried_again_and_costs_no_other(parts: SimpleNamespace, ran: SimpleNamespace) -> None:
+    ran.codes = {"steps": [1, 0], "offload": [-9, 1, 1]}
+    ran.collect(60.0)
+    assert [name for name, *_ in ran.calls[:6]] == ["kernels", "steps", "steps", "offload", "offload", "offload"]
+    assert ran.state.pieces["steps"]["is"] == "done" and ran.state.pieces["offload"]["is"] == "failed"
+    assert ran.state.pieces["rest"]["is"] == "done" and ran.state.pieces["offload"]["exit_code"] == 1
+
+
+STUB = """
+import json, pathlib, sys, time
+name, out = sys.argv[1], pathlib.Path(sys.argv[3])
+(out / name).mkdir(exist_ok=True)
+(out / name / "said.json").write_text(json.dumps({"rows": 7}))
+(out / name / "checkpoint.pt").write_text("large")
+if name == "steps" and out.name == "hangs":
+    time.sleep(60)
+print("what went on in", name)
+sys.exit(3 if name == "rest" and out.name == "short" else 0)
+"""
+
+
+def run_stub(parts: SimpleNamespace, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, Any]]:
+    (out.parent / "pieces.py").write_text(STUB)
+    monkeypatch.setattr(parts.evidence, "HERE", out.parent)
+    monkeypatch.setattr(parts.evidence, "GRACE_S", 0.0)
+    code = parts.evidence.main(["--minutes", "0.04", "--total", "0.05", "--out", str(out), "--device", "cpu"])
+    return code, json.loads((out / "summary.json").read_text())
+
+
+def test_one_command_does_it_all_and_packs_what_is_small(parts: SimpleNamespace, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = run_stub(parts, tmp_path / "o", monkeypatch)
+    printed = capsys.readouterr().out
+    assert code == 0 and told["verdict"] == "all done" and told["pieces"]["kernels"]["rows"] == 7
+    assert "what went on in capture" in printed and '"exit_code": 0' in printed
+    with tarfile.open(tmp_path / "o.tar.gz") as tar:
+        names = set(tar.getnames())
+    assert {"o/state.json", "o/summary.json", "o/rest.log", "o/kernels/said.json"} <= names
+    assert not any(name.endswith("checkpoint.pt") for name in names)
+
+
+def test_a_piece_that_hangs_is_killed_and_the_verdict_says_to_call_again(
+        parts: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.evidence, "TRIES", 1)
+    monkeypatch.setattr(parts.evidence, "PIECES", parts.evidence.PIECES[:2])
+    began = time.monotonic()
+    code, told = run_stub(parts, tmp_path / "hangs", monkeypatch)
+    assert code == 1 and told["pieces"]["steps"]["exit_code"] == -9 and time.monotonic() - began < 10
+    assert "killed: still running" in (tmp_path / "hangs/steps.log").read_text()
+    monkeypatch.undo()
+    monkeypatch.setattr(parts.evidence, "PIECES", (parts.evidence.Piece("rest", 100.0),))
+    monkeypatch.setattr(parts.evidence, "SHORTEST_S", 100.0)
+    code, told = run_stub(parts, tmp_path / "short", monkeypatch)
+    assert code == 3 and told["verdict"] == "call it again"
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--minutes", "0", "--out", "o"], "--minutes and --total are times above 0"),
+    ([], "the following arguments are required: --out"),
+])
+def test_wrong_input_is_a_message(parts: SimpleNamespace, arguments: list[str], message: str,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parts.evidence.main(arguments)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(parts: SimpleNamespace, monkeypatch: pytest.MonkeyPatch,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(parts.evidence, "NEEDED", ("torch", "not_there_at_all"))
+    with pytest.raises(SystemExit):
+        parts.evidence.main(["--out", "o"])
+    assert "this Python lacks not_there_at_all; install them, or bring wheels" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def measured(parts: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CPU's operators, steps, offload and second pass, each point once."""
+    out = tmp_path_factory.mktemp("cpu")
+    for name, share in (("kernels", 1.5), ("steps", 1.0), ("offload", 0.5), ("again", 0.4)):
+        assert run_piece(parts, out, name, share) == 0
+    return out
+
+
+def run_piece(parts: SimpleNamespace, out: Path, name: str, share: float, spent: float = 0.0) -> int:
+    job = parts.pieces.Job(out, "cpu", share, spent, share - spent, time.monotonic(), ONCE)
+    return int(parts.pieces.PIECES[name](job))
+
+
+def test_the_page_has_what_was_measured(parts: SimpleNamespace, measured: Path, tmp_path: Path) -> None:
+    assert parts.study.main(["--measurements", str(measured), "--out", str(tmp_path), "--model", "roofline"]) == 0
+    page = (tmp_path / "page.md").read_text()
+    steps = pd.read_csv(tmp_path / "steps.csv")
+    assert len(steps) and (steps["predicted_s"] > 0).all() and "Not trained." in page
+    assert steps["error_percent"].tolist() == pytest.approx(
+        (100 * (steps["predicted_s"] / steps["measured_s"] - 1)).tolist(), abs=1e-3)
+    assert f"| all | all | {steps['error_percent'].abs().median():.1f} |" in page
+    assert "| kernels |" in page and (tmp_path / "figures/steps.png").stat().st_size > 1000
+    assert "No H200 measurements" not in page
+
+
+def test_a_second_pass_measures_what_is_judged(parts: SimpleNamespace, measured: Path) -> None:
+    again = parts.pieces.Journal(measured / "again").rows
+    assert again and all(int(row["x_key"][:4], 16) % 100 >= 85 for row in again)
+    first = {row["x_key"] for row in parts.pieces.Journal(measured / "kernels").rows}
+    assert {row["x_key"] for row in again} <= first
+
+
+def test_a_piece_that_was_stopped_goes_on(parts: SimpleNamespace, tmp_path: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.pieces, "OPERATORS", ("memory", "elementwise"))
+    job = parts.pieces.Job(tmp_path, "cpu", 2.0, 0.0, 0.0, time.monotonic(), ONCE)
+    monkeypatch.setattr("moesim.measure.runner.time", SimpleNamespace(monotonic=iter(np.arange(0, 50, 0.1)).__next__))
+    assert parts.pieces.kernels(job) == 3
+    before = (tmp_path / "kernels/rows.jsonl").read_text()
+    assert before
+    monkeypatch.undo()
+    monkeypatch.setattr(parts.pieces, "OPERATORS", ("memory", "elementwise"))
+    assert run_piece(parts, tmp_path, "kernels", 2.0, 0.2) == 0
+    rows = parts.pieces.Journal(tmp_path / "kernels").rows
+    assert (tmp_path / "kernels/rows.jsonl").read_text().startswith(before)
+    assert len({(r["x_key"], r["x_turn"]) for r in rows}) == len(rows)
+
+
+def test_without_measurements_nothing_is_written(parts: SimpleNamespace, measured: Path, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    page = parts.study.PAGE.read_bytes()
+    assert parts.study.main(["--measurements", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "kernels/engine.parquet" in error and "nothing is shown that was not measured" in error
+    assert "evidence.py --out out/h200" in error
+    assert parts.study.main(["--measurements", str(measured), "--model", "roofline"]) == 2
+    assert "and the page is about an H200; give --out FOLDER" in capsys.readouterr().err
+    assert parts.study.PAGE.read_bytes() == page
+
+
+def test_choices_give_the_loads(parts: SimpleNamespace) -> None:
+    """Two tokens, two choices each: expert 0 twice, 1 and 2 once."""
+    found = parts.judging.choices([[2, 1, 1], [0, 2, 2]], 2)
+    assert found.tolist() == [[[0, 1], [1, 2]], [[0, 2], [1, 2]]]
+    for wrong in ([3, 0, 1], [2, 1, 0]):
+        with pytest.raises(ValueError, match="are none of 2 tokens; measure the step again"):
+            parts.judging.choices([wrong], 2)
+
+
+def test_offload_is_the_resident_step_and_the_copies(parts: SimpleNamespace, tmp_path: Path) -> None:
+    """1 s with all experts there; 3 GB at 1 GB/s: 4 s after one another, 3 s if fetched ahead."""
+    from moesim.measure.journal import as_table
+
+    def row(impl: str, resident: float, seconds: float, moved: float) -> dict[str, Any]:
+        return {"op": "offload", "impl": impl, "time_s": seconds, "status": "ok", "cold": True, "sentinel": False,
+                "x_resident": resident, "x_batch": 2, "x_model": "small-16", "x_fetch": "pinned",
+                "x_hit_rate": 0.5, "x_bytes_per_step": moved}
+
+    copy = {"op": "copy", "impl": "h2d_pinned_1", "bytes": 2e6, "time_s": 2e-3, "dtype": "fp32", "status": "ok",
+            "cold": True, "sentinel": False}
+    far = copy | {"bytes": 1e9, "time_s": 0.5}
+    for name, table in (("kernels/measurements", [far, copy]),
+                        ("offload/others", [row("lru", 1.0, 1.0, 0.0), row("lru", 0.5, 5.0, 3e9),
+                                            row("lru_prefetch", 0.5, 2.4, 3e9)])):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.parquet").write_bytes(as_table(table).to_parquet(index=False))
+    found = parts.judging.offload(tmp_path)
+    assert found["predicted_tok_s"].tolist() == pytest.approx([2 / 4, 2 / 3])
+    assert found["error_percent"].tolist() == pytest.approx([25.0, -20.0]), "of tokens per second"
+
+
+@pytest.fixture(scope="module")
+def trained(parts: SimpleNamespace, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a CPU's size: cut off after a step, then trained to its end, and captured."""
+    out, patch = tmp_path_factory.mktemp("trained"), pytest.MonkeyPatch()
+    patch.setattr(parts.texts, "roots", lambda: [repo / "moesim", repo / "docs", repo / "tests"])
+    assert not parts.training.teach(out, "cpu", 0.0, 2.5)
+    assert int(pd.read_csv(out / "training/loss.csv")["step"].iloc[-1]) == 1
+    assert parts.training.teach(out, "cpu", 60.0, 2.5)
+    parts.training.record_trace(out, "cpu")
+    patch.undo()
+    return out
+
+
+def test_training_goes_on_where_it_was_cut_and_learns(trained: Path) -> None:
+    losses = pd.read_csv(trained / "training/loss.csv")
+    told = json.loads((trained / "training/said.json").read_text())
+    assert losses["step"].iloc[0] == 1 and losses["step"].iloc[-1] == told["planned_steps"] == told["steps"]
+    assert losses["step"].is_unique and losses["loss"].iloc[-1] < losses["loss"].iloc[0] - 0.3
+
+
+def test_the_trace_is_of_unseen_text_of_several_domains_and_holds_no_text(trained: Path) -> None:
+    trace = read_trace(trained / "capture/trace.parquet")
+    told = json.loads((trained / "capture/said.json").read_text())
+    assert told["prefill"] == trace.phase("prefill").n_tokens >= 200
+    assert told["decode"] == trace.phase("decode").n_tokens >= 60 and not told["too_large"]
+    assert len(told["domains"]) >= 2 and (trace.tokens["token_id"] == -1).all() and trace.probs is None
+
+
+def test_text_is_split_by_file_and_taken_once(parts: SimpleNamespace, tmp_path: Path) -> None:
+    for i in range(40):
+        for name in (f"m{i}.py", f"test_m{i}.py", f"n{i}.md"):
+            (tmp_path / name).write_text(f"{name} " * 20)
+    (tmp_path / "copy.py").write_text((tmp_path / "m0.py").read_text())
+    (tmp_path / "broken.py").write_bytes(b"\xff\xfe\xff")
+    found = parts.texts.documents([tmp_path], 4000)
+    assert {d.domain for d in found} == {"code", "tests", "docs"} and len({d.text for d in found}) == len(found)
+    assert 0 < sum(d.held_out for d in found) < len(found) / 2
+    with pytest.raises(ValueError, match="text enough for 0 of the domains code, tests, docs, c, tables, and 3 are"):
+        parts.texts.documents([tmp_path], 10**9)
+
+
+def test_bf16_computes_what_fp32_does(parts: SimpleNamespace) -> None:
+    config = parts.training.SIZES["cpu"].model
+    half, full = parts.training.Half(config, 3), parts.training.ReferenceMoE(config, 3)
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        near, exact = half(ids).logits, full(ids).logits
+    assert near.dtype == torch.float32 and not torch.equal(near, exact)
+    assert float((near - exact).abs().median() / exact.abs().median()) < 0.05
+
+
+@pytest.mark.slow
+def test_all_of_it_on_a_cpu(repo: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(repo / "studies/06_gpu_evidence/evidence.py"), "--device", "cpu", "--out",
+               str(tmp_path / "o"), "--total", "2"]
+    codes = [subprocess.run([*command, "--minutes", m], capture_output=True, check=False).returncode
+             for m in ("0.6", "3")]
+    told = json.loads((tmp_path / "o/summary.json").read_text())
+    assert codes == [3, 0] and {p["is"] for p in told["pieces"].values()} <= {"done", "cut"}, told
+    done = subprocess.run([sys.executable, str(repo / "studies/06_gpu_evidence/study.py"), "--measurements",
+                           str(tmp_path / "o"), "--out", str(tmp_path / "p")], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "p/page.md").read_text()
+    assert "Not trained" not in page and "Not measured" not in page and "nan" not in page
