@@ -19,9 +19,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from moesim.measure import timing  # noqa: E402
+from moesim.measure.blocks.layer_stack import small  # noqa: E402
+from moesim.measure.target import Target  # noqa: E402
 from moesim.trace import read_trace  # noqa: E402
 
 MODULES = ("evidence", "pieces", "texts", "training", "judging", "pages", "study")
+CPU = Target("cpu", "a CPU", "fp32", 2e9, 4e6, 1, 20e9, 8e9)
 ONCE = timing.Effort(warmups=1, replays=1)
 
 
@@ -39,6 +42,9 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @pytest.fixture
@@ -151,16 +157,24 @@ def test_missing_packages_are_named(parts: SimpleNamespace, monkeypatch: pytest.
 
 
 @pytest.fixture(scope="module")
-def measured(parts: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CPU's operators, steps, offload and second pass, each point once."""
-    out = tmp_path_factory.mktemp("cpu")
-    for name, share in (("kernels", 1.5), ("steps", 1.0), ("offload", 0.5), ("again", 0.4)):
+def measured(parts: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A CPU's operators, steps, offload and second pass, each point once; points take no time, so all are measured."""
+    out, patch = tmp_path_factory.mktemp("cpu"), pytest.MonkeyPatch()
+    patch.setattr("moesim.measure.runner.time.monotonic", lambda: 0.0)
+    patch.setattr("moesim.measure.find", lambda *args, **options: CPU)
+    patch.setattr("moesim.measure.blocks.layer_stack.model", tiny)
+    for name, share in (("kernels", 2.0), ("steps", 0.3), ("offload", 1.0), ("again", 2.0)):
         assert run_piece(parts, out, name, share) == 0
-    return out
+    yield out
+    patch.undo()
+
+
+def tiny(name: str, dtype: str) -> Any:
+    return small(name, dtype, hidden=64, layers=2, experts=int(name[6:]), top_k=2, ffn=32, heads=(4, 2, 16))
 
 
 def run_piece(parts: SimpleNamespace, out: Path, name: str, share: float, spent: float = 0.0) -> int:
-    job = parts.pieces.Job(out, "cpu", share, spent, share - spent, time.monotonic(), ONCE)
+    job = parts.pieces.Job(out, "cpu", share, spent, share - spent, time.monotonic(), ONCE)  # 0.0 if time stands still
     return int(parts.pieces.PIECES[name](job))
 
 
@@ -185,15 +199,18 @@ def test_a_second_pass_measures_what_is_judged(parts: SimpleNamespace, measured:
 
 def test_a_piece_that_was_stopped_goes_on(parts: SimpleNamespace, tmp_path: Path,
                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts.pieces, "OPERATORS", ("memory", "elementwise"))
-    job = parts.pieces.Job(tmp_path, "cpu", 2.0, 0.0, 0.0, time.monotonic(), ONCE)
-    monkeypatch.setattr("moesim.measure.runner.time", SimpleNamespace(monotonic=iter(np.arange(0, 50, 0.1)).__next__))
-    assert parts.pieces.kernels(job) == 3
+    monkeypatch.setattr(parts.pieces, "OPERATORS", ("elementwise",))
+    monkeypatch.setattr("moesim.measure.find", lambda *args, **options: CPU)
+    clock = Clock()
+    monkeypatch.setattr("moesim.measure.runner.time", clock)
+    monkeypatch.setattr(parts.pieces, "time", clock)
+    add = parts.pieces.Journal.add
+    monkeypatch.setattr(parts.pieces.Journal, "add", lambda self, row: (add(self, row), clock.pass_(0.1)))
+    assert parts.pieces.kernels(parts.pieces.Job(tmp_path, "cpu", 5.0, 0.0, 0.75, 0.0, ONCE)) == 3
     before = (tmp_path / "kernels/rows.jsonl").read_text()
-    assert before
-    monkeypatch.undo()
-    monkeypatch.setattr(parts.pieces, "OPERATORS", ("memory", "elementwise"))
-    assert run_piece(parts, tmp_path, "kernels", 2.0, 0.2) == 0
+    assert len(before.splitlines()) == 5, "0.75 s less 0.3 s for tables, and 0.1 s each"
+    monkeypatch.setattr(clock, "pass_", lambda seconds: None)
+    assert parts.pieces.kernels(parts.pieces.Job(tmp_path, "cpu", 5.0, 0.8, 4.2, clock.now, ONCE)) == 0
     rows = parts.pieces.Journal(tmp_path / "kernels").rows
     assert (tmp_path / "kernels/rows.jsonl").read_text().startswith(before)
     assert len({(r["x_key"], r["x_turn"]) for r in rows}) == len(rows)
@@ -248,9 +265,9 @@ def trained(parts: SimpleNamespace, repo: Path, tmp_path_factory: pytest.TempPat
     """A model of a CPU's size: cut off after a step, then trained to its end, and captured."""
     out, patch = tmp_path_factory.mktemp("trained"), pytest.MonkeyPatch()
     patch.setattr(parts.texts, "roots", lambda: [repo / "moesim", repo / "docs", repo / "tests"])
-    assert not parts.training.teach(out, "cpu", 0.0, 2.5)
+    assert not parts.training.teach(out, "cpu", 0.0, 0.1)
     assert int(pd.read_csv(out / "training/loss.csv")["step"].iloc[-1]) == 1
-    assert parts.training.teach(out, "cpu", 60.0, 2.5)
+    assert parts.training.teach(out, "cpu", 600.0, 0.1)
     parts.training.record_trace(out, "cpu")
     patch.undo()
     return out
