@@ -175,7 +175,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--minutes and --total are times above 0, in minutes; e.g. --minutes 9")
     missing = [name for name in NEEDED if importlib.util.find_spec(name.partition(".")[0]) is None]
     if missing:
-        parser.error(f"this Python lacks {', '.join(missing)}; install them, or bring wheels (docs/howto/gpu-evidence.md)")
+        parser.error(f"this Python lacks {', '.join(missing)}; install them, or bring wheels "
+                     "(docs/howto/gpu-evidence.md)")
     options.out = options.out.resolve()
     return options
 

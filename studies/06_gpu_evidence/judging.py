@@ -1,4 +1,4 @@
-"""From measurements to errors: fit kernels, predict what no fit has seen, put predicted beside measured. Needs no GPU."""
+"""From measurements to errors, without a GPU: fit kernels, predict what no fit has seen, compare with measured."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def repeated(folder: Path, first: pd.DataFrame) -> pd.DataFrame:
     columns = ["noise_median", "noise_mean", "noise_p90", "repeated"]
     if not file.exists():
         return pd.DataFrame(columns=columns)
-    plain = [t[(t["status"] == "ok") & ~t["sentinel"]][["op", "x_key", "time_s"]] for t in (first, pd.read_parquet(file))]
+    plain = [t[(t["status"] == "ok") & ~t["sentinel"]][["op", "x_key", "time_s"]]
+             for t in (first, pd.read_parquet(file))]
     both = plain[0].merge(plain[1], on=["op", "x_key"], suffixes=("", "_again"))
     both["percent"] = 100 * (both["time_s_again"] / both["time_s"] - 1).abs()
     grouped = both.groupby("op")["percent"]
@@ -134,7 +135,7 @@ def offload(folder: Path) -> pd.DataFrame:
     """Return a row per measured run with experts on the host: tokens/s measured and predicted, error in percent.
 
     Predicted: the step with all experts on the device, and for every byte that was fetched the seconds of the measured
-    copy of the size nearest to an expert's; with prefetch the longer of the two. Hit rates are those that were measured.
+    copy of the size nearest to an expert's; with prefetch the longer of the two. Hit rates are the measured ones.
     """
     file = folder / "offload/others.parquet"
     table = pd.read_parquet(file) if file.exists() else pd.DataFrame()

@@ -40,10 +40,10 @@ def operators(table: pd.DataFrame) -> str:
     """Return held-out errors beside what was asked for and what two passes differ by."""
     rows = []
     for row in table.to_dict("records"):
-        bar = " / ".join(f"{row[f'bar_{n}']:g}" for n in ("median", "mean", "p90")) if row["bar_median"] > 0 else "-"
-        noise = " / ".join(f"{row[f'noise_{n}']:.1f}" for n in ("median", "mean", "p90")) if row["repeated"] > 0 else "-"
-        rows.append([NAMES.get(row["op"], row["op"]), f"{row['median']:.1f} / {row['mean']:.1f} / {row['p90']:.1f}", bar,
-                     noise, f"{row['bias']:+.1f}", row["shapes"]])
+        error, bar, noise = (" / ".join(f"{row[f'{kind}{n}']:{form}}" for n in ("median", "mean", "p90"))
+                             for kind, form in (("", ".1f"), ("bar_", "g"), ("noise_", ".1f")))
+        rows.append([NAMES.get(row["op"], row["op"]), error, bar if row["bar_median"] > 0 else "-",
+                     noise if row["repeated"] > 0 else "-", f"{row['bias']:+.1f}", row["shapes"]])
     return markdown(["median / mean / p90 %", "error", "wanted", "a second pass", "bias", "shapes"], rows)
 
 
@@ -83,8 +83,8 @@ def trained(said: dict[str, dict[str, Any]]) -> str:
         return "Not trained."
     model, trace = said["training"], said["capture"]
     losses = {k: v for k, v in model["last_row"].items() if k in {"loss", *trace["domains"]}}
-    return (f"{model['parameters'] / 1e6:.1f} M weights, {model['steps']} of {model['planned_steps']} steps. Loss, nat per "
-            f"token: " + ", ".join(f"{'training' if k == 'loss' else k + ' held out'} {v}" for k, v in losses.items())
+    return (f"{model['parameters'] / 1e6:.1f} M weights, {model['steps']} of {model['planned_steps']} steps. Loss, nat "
+            f"per token: " + ", ".join(f"{'training' if k == 'loss' else k + ' held out'} {v}" for k, v in losses.items())
             + f". Captured {trace['prefill']:,} tokens of prefill and {trace['decode']:,} of decode in "
             f"{len(trace['domains'])} domains, {trace['bytes'] / 1e6:.1f} MB: load, max / mean "
             f"{trace['load_max_over_mean']:.2f}; affinity of adjacent layers {trace['affinity_nat']:.2f} nat, "

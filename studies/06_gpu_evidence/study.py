@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         found = judged(options.measurements, options.model)
         if options.out is None and DEVICE not in found.environment["device"]:
-            raise NotMeasured(f"{options.measurements}: measured on {found.environment['device']}, and the page is about "
-                              f"an {DEVICE}; give --out FOLDER to judge it elsewhere")
+            raise NotMeasured(f"{options.measurements}: measured on {found.environment['device']}, and the page is "
+                              f"about an {DEVICE}; give --out FOLDER to judge it elsewhere")
     except NotMeasured as nothing:
         print(f"error: {nothing}", file=sys.stderr)
         return 2

@@ -68,6 +68,34 @@ def test_experts_match_a_loop_over_tokens() -> None:
         torch.testing.assert_close(weights, torch.softmax(logits.gather(1, chosen), -1))  # renormalised softmax
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_every_gate_learns(top_k: int) -> None:
+    """One weight that was made to sum to 1 would be 1 whatever the gate says, and have no gradient."""
+    model = ReferenceMoE(ReferenceConfig(vocabulary=32, n_layers=2, n_experts=4, top_k=top_k, width=16, n_heads=2,
+                                         expert_width=8))
+    with record(model) as recorder:
+        logits = model(torch.arange(24).reshape(2, 12)).logits
+    logits.square().sum().backward()
+    assert float(model.layers[0].gate.weight.grad.abs().max()) > 1e-3
+    _, weights, chosen = model.layers[0].gate(torch.randn(5, 16))
+    total = weights.sum(-1)
+    assert chosen.shape == (5, top_k) and (torch.allclose(total, torch.ones(5)) if top_k > 1 else (total < 1).all())
+    assert recorder.trace().meta["renormalised"] == (top_k > 1)
+
+
+def test_training_stops_when_it_is_told_to_and_goes_on(tmp_path: Path) -> None:
+    recipe, models = Recipe(steps=6, warmup=2, every=4), [ReferenceMoE(TINY, seed=1) for _ in range(2)]
+    asked = iter([False, False, True])
+    held = {"a": batches(99)}
+    table = train(ReferenceMoE(TINY, seed=1), batches, held, recipe, tmp_path / "cut", lambda: next(asked))
+    assert [row.split(",")[0] for row in table.read_text().splitlines()] == ["step", "3"]
+    train(models[0], batches, held, recipe, tmp_path / "cut")
+    train(models[1], batches, held, recipe, tmp_path / "whole")
+    assert [row.split(",")[0] for row in table.read_text().splitlines()] == ["step", "3", "4", "6"]
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_balance_loss_by_hand() -> None:
     even = torch.zeros(4, 2)
     assert balance_loss(even, torch.tensor([[0], [1], [0], [1]])).item() == pytest.approx(1.0)

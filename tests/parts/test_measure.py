@@ -53,6 +53,11 @@ def test_points_have_complete_shapes_and_names_of_their_own(target: Target) -> N
             assert not ops.idle(item.point.op, shapes)
 
 
+def test_a_step_of_every_routing_is_measured() -> None:
+    steps = [item.point for item in planned(H200).items if item.point.op == "step"]
+    assert {p.routing for p in steps} == set(layer_stack.ROUTINGS) and len(steps) > 60
+
+
 def test_a_gpu_is_measured_in_about_a_quarter_of_an_hour() -> None:
     assert 600 < sum(planned(H200).seconds().values()) < 1200
 
@@ -137,6 +142,21 @@ class TestRunner:
         points = [p for p in cls().points(CPU) if p.op != "gate"][:4]
         monkeypatch.setattr(cls, "points", lambda self, target: points)
         return cls
+
+    def test_a_budget_is_spent_in_several_calls(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A second a point: two fit before the stop; of a budget of which all is spent, none; of keys, those."""
+        self.some(monkeypatch)
+        now, seen = [0.0], []
+        monkeypatch.setattr("moesim.measure.runner.time.monotonic", lambda: now[0])
+        add = journal.Journal.add
+        monkeypatch.setattr(journal.Journal, "add",
+                            lambda self, row: (add(self, row), now.__setitem__(0, now[0] + 1)))
+        only = Options(("launch",), 1e6, effort=timing.Effort(1, 1, 2))
+        found = measure.measure(CPU, tmp_path, replace(only, stop_s=2.0), lambda *turn: seen.append(turn))
+        assert len(found.rows) == 2 and seen[-1] == (2, 8)
+        assert len(measure.measure(CPU, tmp_path, replace(only, spent_s=1e6)).rows) == 2
+        key = frozenset(row["x_key"] for row in found.rows[:1])
+        assert {r["x_key"] for r in measure.measure(CPU, tmp_path / "b", replace(only, keys=key)).rows} == key
 
     def test_goes_on_where_it_was_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.some(monkeypatch)
@@ -331,6 +351,15 @@ class TestLayers:
             Stack(model, CPU)
 
 
+    def test_experts_are_as_popular_as_a_trace_says(self) -> None:
+        """Two layers of a trace with four experts: four of eight lie at its ends, so their popularity is that."""
+        stack = Stack(TINY, CPU)
+        stack.follow(np.array([[0.4, 0.1, 0.2, 0.3], [0.25] * 4]))
+        first, second, third = (torch.exp(layer["bias"]).sort().values.tolist() for layer in stack.layers)
+        assert first == pytest.approx([0.1, 0.125, 0.175, 0.225, 0.275, 0.325, 0.375, 0.4], rel=1e-5)
+        assert second == pytest.approx([0.25] * 8) and third == pytest.approx(first, rel=1e-5)
+
+
 class TestOffload:
     """The least recently used expert goes first; results do not depend on where experts are."""
 
@@ -401,6 +430,14 @@ class TestValidate:
         found = steps.compare(device, "roofline")
         assert found["batch"].tolist() == [2, 0] and found["prompt"].tolist() == [0, 6]
         assert (found["rounds_percent"] > 0).all()
+        ids = np.random.default_rng(0).permuted(np.tile(np.arange(8), (12, 3, 1)), axis=2)[:, :, :2]
+
+        def price(prompt: int, chunk: int) -> float:
+            case = validate.Case(TINY, Step(prompts=(prompt,), chunk=chunk))
+            return validate.predicted_s(case, device, "roofline", ids[:min(chunk or prompt, prompt)])
+
+        assert price(12, 0) == price(12, 12), "a chunk of all of it is the prompt"
+        assert price(8, 8) < price(12, 8) < price(12, 12), "a chunk attends to what stands before it"
         assert (found["measured_ms"] > 0).all() and (found["predicted_ms"] > 0).all()
         errors = validate.errors(found.assign(error_percent=[10.0, -30.0]))
         assert (errors["median"], errors["worst"], errors["bias"], errors["steps"]) == (20.0, 30.0, -10.0, 2)

@@ -1,4 +1,4 @@
-"""Study 06: the script that collects a GPU's evidence, checked on a CPU: budgets, cuts, failures, and what it judges."""
+"""Study 06: what collects a GPU's evidence, checked on a CPU: budgets, cuts, failures, and what it judges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -168,7 +167,7 @@ def measured(parts: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -
             patch.setattr("moesim.measure.timing.CPU_SECONDS", 0.001)
             for name, share in (("kernels", 0.7), ("steps", 0.55), ("offload", 0.6), ("again", 0.7)):
                 assert run_piece(parts, out, name, share) == 0
-        table = parts.pieces.Journal(out / "kernels").table()  # a tiny ring lies in caches: rates above the measured peak
+        table = parts.pieces.Journal(out / "kernels").table()  # a tiny ring lies in caches: above the peak
         above = ceilings.device(CPU, table.assign(time_s=table["time_s"] / 100))
         (out / "kernels/device.yaml").write_text(ceilings.as_yaml(above))
         yield out
