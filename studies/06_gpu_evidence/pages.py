@@ -83,8 +83,8 @@ def trained(said: dict[str, dict[str, Any]]) -> str:
         return "Not trained."
     model, trace = said["training"], said["capture"]
     losses = {k: v for k, v in model["last_row"].items() if k in {"loss", *trace["domains"]}}
-    return (f"{model['parameters'] / 1e6:.1f} M weights, {model['steps']} of {model['planned_steps']} steps. Loss, nat "
-            f"per token: " + ", ".join(f"{'training' if k == 'loss' else k + ' held out'} {v}" for k, v in losses.items())
+    return (f"{model['parameters'] / 1e6:.1f} M weights, {model['steps']} of {model['planned_steps']} steps. Loss, nat"
+            " per token: " + ", ".join(f"{'training' if k == 'loss' else k + ' held out'} {v}" for k, v in losses.items())
             + f". Captured {trace['prefill']:,} tokens of prefill and {trace['decode']:,} of decode in "
             f"{len(trace['domains'])} domains, {trace['bytes'] / 1e6:.1f} MB: load, max / mean "
             f"{trace['load_max_over_mean']:.2f}; affinity of adjacent layers {trace['affinity_nat']:.2f} nat, "

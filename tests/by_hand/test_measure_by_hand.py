@@ -119,8 +119,9 @@ def test_the_price_of_a_step_is_its_work() -> None:
     head = 2 * 3 * 64 * 8192            # three sequences
     seconds = validate.predicted_s(validate.Case(model, step), device, Roofline(), ids)
     assert seconds == 3 * (2 * 7 * matrices + attention) + head
-    with pytest.raises(ValueError, match="prices whole prompts, not chunks"):
-        validate.predicted_s(validate.Case(model, Step(prompts=(8,), chunk=4)), device, Roofline(), ids[:4])
+    chunk = validate.Case(model, Step(prompts=(5,), contexts=(10, 10), chunk=2))
+    attention = 2 * 4 * 32 * (4 + 5 + 20)  # the last two of five positions see four and five
+    assert validate.predicted_s(chunk, device, Roofline(), ids[:4]) == 3 * (2 * 4 * matrices + attention) + head
 
 
 def test_energy_counters_wrap_around(tmp_path: Path) -> None:
