@@ -63,11 +63,12 @@ def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0, r
 
 
 def _together(items: list[Item]) -> list[Item]:
-    """Return *items* with the points of a group behind the first of them."""
+    """Return *items* with the points of a group behind the first of them, its anchors first: time may run out."""
     place: dict[str, int] = {}
     for i, item in enumerate(items):
         place.setdefault(item.point.group or item.point.key, i)
-    return sorted(items, key=lambda item: place[item.point.group or item.point.key])
+    return sorted(items, key=lambda item: (place[item.point.group or item.point.key],
+                                           bool(item.point.group) and not item.point.anchor))
 
 
 def _taken(items: list[Item], budget_s: float, rng: np.random.Generator) -> list[Item]:

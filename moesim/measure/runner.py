@@ -172,14 +172,16 @@ class _Run:
         """
         if time.monotonic() + self.cost_s([item]) + keep > self._end:
             return
-        if item.point.group != self._group:  # what a group shares takes memory that others need
+        first = item.point.group != self._group
+        if first:  # what a group shares takes memory that others need, and seconds to build that are not the point's
             self._bench.kept.clear()
             self._group = item.point.group
         began = time.monotonic()
         columns = self._outcome(item)
         took = time.monotonic() - began
         before = self._factor.get(item.block, 1.0)
-        self._factor[item.block] = before + 0.3 * (min(took / item.cost_s, 10.0) - before)
+        if not (first and item.point.group):
+            self._factor[item.block] = before + 0.3 * (min(took / item.cost_s, 10.0) - before)
         self._journal.add(self._row(item, turn) | columns | {"x_estimate_s": item.cost_s, "x_took_s": round(took, 4)})
         if columns.get("status") == "error" and not _answers(self._target.kind):
             raise DeviceLost(f"the device does not answer after {item.point.op}, {item.point.impl}; its row says "

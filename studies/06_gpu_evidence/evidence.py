@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 
 
 PIECES = (Piece("kernels", 0.32), Piece("steps", 0.15, 60), Piece("offload", 0.08, 60), Piece("training", 0.27, 60),
-          Piece("capture", 0.07, 100), Piece("again", 0.06), Piece("rest", 0.05))
+          Piece("capture", 0.07, 60), Piece("again", 0.06), Piece("rest", 0.05))
 Runner = Callable[[str, float, float, float], int]  # piece, its share, spent, seconds of this call -> exit code
 
 
@@ -167,7 +167,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; exit with 2 if something is wrong or missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=28.0, help="of this call")
-    parser.add_argument("--total", type=float, default=28.0, help="minutes of all calls; pieces have shares of it")
+    parser.add_argument("--total", type=float, default=26.5, help="minutes of all calls; pieces have shares of it")
     parser.add_argument("--out", type=Path, required=True, help="folder; a run that was stopped goes on there")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: small sizes, to try it")
     options = parser.parse_args(arguments)

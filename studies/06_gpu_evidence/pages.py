@@ -71,7 +71,7 @@ def offload(table: pd.DataFrame) -> str:
 
 def drift(said: dict[str, dict[str, Any]]) -> str:
     """Return how far sentinels drifted in every piece that measured."""
-    rows = [[name, told["rows"], told["failed"], f"{d['median']:+.1f}", f"{d['worst']:.1f}", f"{d['noise']:.1f}",
+    rows = [[name, told["rows"], told["failed_rows"], f"{d['median']:+.1f}", f"{d['worst']:.1f}", f"{d['noise']:.1f}",
              d["points"]] for name, told in said.items() if (d := told.get("drift_percent"))]
     return markdown(["piece", "rows", "failed", "last against first, median %", "worst of one point %", "noise %",
                      "points measured again"], rows)
@@ -83,9 +83,9 @@ def trained(said: dict[str, dict[str, Any]]) -> str:
         return "Not trained."
     model, trace = said["training"], said["capture"]
     losses = {k: v for k, v in model["last_row"].items() if k in {"loss", *trace["domains"]}}
-    return (f"{model['parameters'] / 1e6:.1f} M weights, {model['steps']} of {model['planned_steps']} steps. Loss, nat"
-            " per token: " + ", ".join(f"{'training' if k == 'loss' else k + ' held out'} {v}" for k, v in losses.items())
-            + f". Captured {trace['prefill']:,} tokens of prefill and {trace['decode']:,} of decode in "
+    told = ", ".join(f"{'training' if k == 'loss' else k + ' held out'} {v}" for k, v in losses.items())
+    return (f"{model['parameters'] / 1e6:.1f} M weights, {model['steps']} of {model['planned_steps']} steps. Loss, nat per "
+            f"token: {told}. Captured {trace['prefill']:,} tokens of prefill and {trace['decode']:,} of decode in "
             f"{len(trace['domains'])} domains, {trace['bytes'] / 1e6:.1f} MB: load, max / mean "
             f"{trace['load_max_over_mean']:.2f}; affinity of adjacent layers {trace['affinity_nat']:.2f} nat, "
             f"{100 * trace['affinity_fraction']:.0f} % of the entropy; overlap of consecutive tokens "

@@ -102,7 +102,7 @@ def measured(job: Job, name: str, blocks: tuple[str, ...], keys: frozenset[str] 
     finally:
         journal = Journal(folder)
         journal.export(target.kind)
-        tell(folder, {"rows": len(journal.rows), "failed": sum(row["status"] != "ok" for row in journal.rows),
+        tell(folder, {"rows": len(journal.rows), "failed_rows": sum(row["status"] != "ok" for row in journal.rows),
                       "turns": turns, "drift_percent": measure.drift(journal)})
     if name == "kernels":
         with contextlib.suppress(ValueError):  # too few rows yet: the next call has more

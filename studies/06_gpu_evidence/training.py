@@ -50,7 +50,7 @@ class Size:
 # Learning rates and lengths: our choice, not tuned. The model of a GPU has 421 M weights, 68 M of them active.
 SIZES = {
     "cuda": Size(ReferenceConfig(vocabulary=2048, n_layers=16, n_experts=64, top_k=8, width=512, n_heads=8,
-                                 expert_width=256, context=512), 12_000_000, 300_000, 64,
+                                 expert_width=256, context=512), 12_000_000, 150_000, 64,
                  Recipe(peak_rate=1e-3, every=250), (32, 160, 384), (16, 64, 128), (50_000, 20_000), 128),
     "cpu": Size(ReferenceConfig(vocabulary=300, n_layers=2, n_experts=8, top_k=2, width=32, n_heads=2, expert_width=32,
                                 context=64), 60_000, 6_000, 4,

@@ -56,6 +56,8 @@ def test_groups_stay_together_and_the_rest_is_shuffled() -> None:
     assert orders[0] == orders[1] != orders[2]
     groups = [i.point.group for i in plan({"b": items}, float("inf")).items]
     assert [len(list(run)) for group, run in itertools.groupby(groups) if group] == [3, 3]
+    some = [item(i, 1.0, group="a", anchor=i == 4) for i in range(6)]
+    assert [plan({"b": some}, float("inf"), seed).items[0].point.shapes["m"] for seed in range(5)] == [4] * 5
 
 
 def test_a_replay_is_one_call_or_several_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
