@@ -25,7 +25,7 @@ validate-cpu: $(VENV)/.dev
 
 # docs/how-accurate.md again, from the committed measurements of an H200; needs no GPU.
 validate-h200: $(VENV)/.dev
-	$(BIN)/python studies/06_gpu_evidence/study.py
+	$(BIN)/python studies/08_gpu_evidence/study.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

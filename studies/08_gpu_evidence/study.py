@@ -1,6 +1,6 @@
 """How accurate is it on our own GPU? Make the page's tables and plots again from the measurements, without a GPU.
 
-Run `python studies/06_gpu_evidence/study.py` (or `make validate-h200`). It reads what `evidence.py` measured, fits
+Run `python studies/08_gpu_evidence/study.py` (or `make validate-h200`). It reads what `evidence.py` measured, fits
 kernels, predicts whole steps and offloading, and writes docs/how-accurate.md. Without measurements it writes nothing
 and exits with 2. `--measurements FOLDER --out FOLDER` judges another machine and leaves the page alone.
 """

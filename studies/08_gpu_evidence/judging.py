@@ -52,7 +52,7 @@ def judged(folder: Path, model: Any = None) -> Found:
     missing = [name for name in NEEDED if not (folder / name).exists()]
     if missing:
         raise NotMeasured(f"{folder}: no measurements ({', '.join(missing)} missing); nothing is shown that was not "
-                          "measured. On a machine with the GPU run python studies/06_gpu_evidence/evidence.py --out "
+                          "measured. On a machine with the GPU run python studies/08_gpu_evidence/evidence.py --out "
                           "out/h200 until it says that all is done, and unpack out/h200.tar.gz there")
     environment = json.loads((folder / "kernels/environment.json").read_text(encoding="utf-8"))
     device = config.load(Device, folder / "kernels/device.yaml")

@@ -28,7 +28,7 @@ SEED = 0
 PILOT = (2, 3)      # steps before, and timed, to see how many fit
 MARGIN = 0.85       # of the time that is left is given to steps; the rest is held-out losses and checkpoints
 LARGEST = 12e6      # bytes of a trace that a repository should hold
-ORIGIN = ("studies/06_gpu_evidence: {prefill} tokens of held-out files of a Python {python} and its packages as "
+ORIGIN = ("studies/08_gpu_evidence: {prefill} tokens of held-out files of a Python {python} and its packages as "
           "prompts, {decode} decoded by the model; trained for {steps} steps of {batch} tokens on the other files")
 
 

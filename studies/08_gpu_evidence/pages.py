@@ -84,8 +84,8 @@ def trained(said: dict[str, dict[str, Any]]) -> str:
     model, trace = said["training"], said["capture"]
     losses = {k: v for k, v in model["last_row"].items() if k in {"loss", *trace["domains"]}}
     told = ", ".join(f"{'training' if k == 'loss' else k + ' held out'} {v}" for k, v in losses.items())
-    return (f"{model['parameters'] / 1e6:.1f} M weights, {model['steps']} of {model['planned_steps']} steps. Loss, nat per "
-            f"token: {told}. Captured {trace['prefill']:,} tokens of prefill and {trace['decode']:,} of decode in "
+    return (f"{model['parameters'] / 1e6:.1f} M weights, {model['steps']} of {model['planned_steps']} steps. Loss, nat "
+            f"per token: {told}. Captured {trace['prefill']:,} tokens of prefill and {trace['decode']:,} of decode in "
             f"{len(trace['domains'])} domains, {trace['bytes'] / 1e6:.1f} MB: load, max / mean "
             f"{trace['load_max_over_mean']:.2f}; affinity of adjacent layers {trace['affinity_nat']:.2f} nat, "
             f"{100 * trace['affinity_fraction']:.0f} % of the entropy; overlap of consecutive tokens "

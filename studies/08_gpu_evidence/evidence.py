@@ -1,6 +1,6 @@
 """Collect all evidence of one GPU, unattended: kernels, steps, offload, a trained router and its trace.
 
-`python studies/06_gpu_evidence/evidence.py --minutes 9 --out out/h200`; call it until it says that all is done. Pieces
+`python studies/08_gpu_evidence/evidence.py --minutes 9 --out out/h200`; call it until it says that all is done. Pieces
 run in the order of `PIECES`, most evidence first, each in a process of its own: one that fails, hangs or loses the
 device costs no other. All that a piece finds is on disk as it is found. Exit code: 0 all done, 3 call it again, 1 a
 piece failed for good, 2 wrong input.
