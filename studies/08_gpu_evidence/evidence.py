@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -69,13 +70,16 @@ class State:
 def main(arguments: Sequence[str]) -> int:
     """Run what is open for so many minutes, print the summary, and return the exit code."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))  # the child is stopped on the way out
     state, began = State(options.out), time.monotonic()
+    lock = alone(options.out)
     print(f"pieces left: {', '.join(p.name for p in state.open()) or 'none'}", flush=True)
-    collect(state, 60 * options.minutes, 60 * options.total, child(options), options.device)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # the piece is ended on the way out, and what there is is packed
+        collect(state, 60 * options.minutes, 60 * options.total, child(options, lock), options.device)
     found = summary(state, options, time.monotonic() - began)
     (options.out / "summary.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     archive = pack(options.out)
+    os.close(lock)
     print(json.dumps(found, indent=1))
     print(f"results: {archive}, {archive.stat().st_size / 1e6:.1f} MB")
     return int(found["exit_code"])
@@ -93,8 +97,11 @@ def collect(state: State, seconds: float, total_s: float, run: Runner, device: s
                 break
             began = time.monotonic()
             print(f"{piece.name}: {left:.0f} s of {share_s:.0f} s, {mine['spent_s']:.0f} s spent before", flush=True)
-            code = run(piece.name, share_s, mine["spent_s"], left)
-            mine["spent_s"] = round(mine["spent_s"] + time.monotonic() - began, 1)
+            try:
+                code = run(piece.name, share_s, mine["spent_s"], left)
+            finally:
+                mine["spent_s"] = round(mine["spent_s"] + time.monotonic() - began, 1)
+                state.save()
             settle(mine, code, mine["spent_s"] >= 0.97 * share_s)
             state.save()
             print(f"{piece.name}: {mine['is']} after {mine['spent_s']:.0f} s"
@@ -112,7 +119,18 @@ def settle(mine: dict[str, Any], code: int, used_up: bool) -> None:
         mine["is"] = "failed"
 
 
-def child(options: argparse.Namespace) -> Runner:
+def alone(folder: Path) -> int:
+    """Return a lock on *folder* that pieces inherit; exit with 2 if another call, or a piece of it, still runs."""
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"error: {folder}: another call still measures there; wait for it or end it", file=sys.stderr)
+        sys.exit(2)
+    return lock
+
+
+def child(options: argparse.Namespace, lock: int) -> Runner:
     """Return what runs one piece in a process of its own; its output goes to <piece>.log and its last line here."""
 
     def run(name: str, share_s: float, spent_s: float, seconds: float) -> int:
@@ -120,7 +138,7 @@ def child(options: argparse.Namespace) -> Runner:
                    "--share", f"{share_s:.1f}", "--spent", f"{spent_s:.1f}", "--seconds", f"{seconds:.1f}"]
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (options.out / f"{name}.log").open("a", encoding="utf-8") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock],
                                        env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"})
             try:
                 code = process.wait(seconds + GRACE_S)
@@ -128,8 +146,7 @@ def child(options: argparse.Namespace) -> Runner:
                 log.write(f"killed: still running {GRACE_S:.0f} s after its time\n")
                 code = -int(signal.SIGKILL)
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
                 process.wait()
         lines = (options.out / f"{name}.log").read_text(encoding="utf-8").splitlines()
         print(f"  {lines[-1] if lines else 'no output'}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -84,6 +85,25 @@ def test_a_piece_that_fails_is_tried_again_and_costs_no_other(parts: SimpleNames
     assert [name for name, *_ in ran.calls[:6]] == ["kernels", "steps", "steps", "offload", "offload", "offload"]
     assert ran.state.pieces["steps"]["is"] == "done" and ran.state.pieces["offload"]["is"] == "failed"
     assert ran.state.pieces["rest"]["is"] == "done" and ran.state.pieces["offload"]["exit_code"] == 1
+
+
+def test_what_was_interrupted_is_known_to_the_next_call(parts: SimpleNamespace, ran: SimpleNamespace) -> None:
+    ran.codes["kernels"] = []  # pop from an empty list: the runner dies
+    with pytest.raises(IndexError):
+        ran.collect(10.0)
+    found = parts.evidence.State(ran.state.folder).pieces["kernels"]
+    assert found == {"spent_s": 1.0, "failed": 0, "is": "open"}
+
+
+def test_two_calls_do_not_measure_at_once(parts: SimpleNamespace, tmp_path: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "o").mkdir()
+    lock = parts.evidence.alone(tmp_path / "o")
+    with pytest.raises(SystemExit) as stopped:
+        parts.evidence.main(["--out", str(tmp_path / "o"), "--device", "cpu"])
+    assert stopped.value.code == 2 and "another call still measures there" in capsys.readouterr().err
+    os.close(lock)
+    os.close(parts.evidence.alone(tmp_path / "o"))
 
 
 STUB = """
