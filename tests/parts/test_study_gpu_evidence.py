@@ -39,8 +39,7 @@ def parts(study_modules: Callable[..., Any], repo: Path) -> Iterator[SimpleNames
 class Clock:
     """Time that passes when a piece runs."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    now = 0.0
 
     def monotonic(self) -> float:
         return self.now
@@ -291,8 +290,7 @@ def test_offload_is_the_resident_step_and_the_copies(parts: SimpleNamespace, tmp
 def test_all_of_it_on_a_cpu(repo: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(repo / "studies/08_gpu_evidence/evidence.py"), "--device", "cpu", "--out",
                str(tmp_path / "o"), "--total", "4"]
-    codes = [subprocess.run([*command, "--minutes", m], capture_output=True, check=False).returncode
-             for m in ("1", "5")]
+    codes = [subprocess.run([*command, "--minutes", m], capture_output=True, check=False).returncode for m in "15"]
     told = json.loads((tmp_path / "o/summary.json").read_text())
     assert codes == [3, 0] and {p["is"] for p in told["pieces"].values()} <= {"done", "cut"}, told
     done = subprocess.run([sys.executable, str(repo / "studies/08_gpu_evidence/study.py"), "--measurements",
