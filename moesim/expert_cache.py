@@ -11,7 +11,7 @@ from moesim.registry import Part
 
 
 class ExpertCache(Spec):
-    """Device memory for experts as a cache of the tier below it, which holds all of them (docs/background/expert-caches.md).
+    """Device memory as a cache of the tier below it, which holds all experts (docs/background/expert-caches.md).
 
     ``capacity``: experts that a device keeps, of each layer (scope ``layer``) or of all together (``global``): a
     number, a share of those placed on it ("25%"), or a size of all its caches together ("20 GB"). ``overflow``: of a

@@ -20,8 +20,8 @@ Fact = tuple[str, str]  # dotted path of the field, what is wrong with it and wh
 
 def facts(scenario: Scenario) -> list[Fact]:
     """Return what does not fit together in a *scenario* whose devices all do the same."""
-    checks = (_experts, _cached, _parallelism, _islands, _pipeline, _replicated, _exchange, _sharing, _selected, _foresight,
-              _lengths)
+    checks = (_experts, _cached, _parallelism, _islands, _pipeline, _replicated, _exchange, _sharing, _selected,
+              _foresight, _lengths)
     return [fact for check in checks for fact in check(scenario)] or list(_memory(scenario))
 
 
@@ -89,8 +89,8 @@ def _cached(scenario: Scenario) -> Iterable[Fact]:
         yield "cache", f"model {model.name} has no experts; remove it"
         return
     if len(machine.device.memory) == 1 and not machine.host:
-        yield "cache", (f"{machine.name} has no memory below {machine.device.memory[0].name} to fetch experts from; add "
-                        f"hardware.host: [{{name: host, capacity: ..., bandwidth: ..., link: {{bandwidth: ...}}}}]")
+        yield "cache", (f"{machine.name} has no memory below {machine.device.memory[0].name} to fetch experts from; "
+                        f"add hardware.host: [{{name: host, capacity: ..., bandwidth: ..., link: {{bandwidth: ...}}}}]")
     for name, used in (("parallelism.mode", scenario.parallelism.mode == "context_coherent"),
                        ("parallelism.pp", scenario.parallelism.pp > 1), ("overlap", scenario.overlap != "none"),
                        ("placement.online", scenario.online is not None), ("selection", scenario.selection.uses_both)):

@@ -81,11 +81,11 @@ def _cached(inputs: Inputs) -> list[str]:
     cache, machine = scenario.cache, scenario.hardware
     if cache is None:
         return []
-    found = ["cache: copies of a layer's experts are taken to begin together, and its experts to wait for the last; the "
-             "memory bandwidth that copies take from kernels, and the host's work to start them, are not modelled"]
+    found = ["cache: copies of a layer's experts are taken to begin together, and its experts to wait for the last; "
+             "the memory bandwidth that copies take from kernels, and the host's work to start them, are not modelled"]
     if cache.lead:
-        found.append("cache.lead: a layer's experts are known one layer ahead, always rightly; no gate that looks ahead "
-                     "is as good, and what it computes costs nothing here")
+        found.append("cache.lead: a layer's experts are known one layer ahead, always rightly; no gate that looks "
+                     "ahead is as good, and what it computes costs nothing here")
     if cache.overflow == "stream":
         found.append("cache.overflow: stream: the workspace for experts that pass through takes no memory here")
     if scenario.island_size < machine.devices_per_node:

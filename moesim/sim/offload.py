@@ -103,7 +103,6 @@ class Copies:
         assert tier.link is not None, "every tier but the first has one"
         self._link, self._tier, self._size = tier.link, tier, size
         self._node, self._tier_is_shared = machine.devices_per_node, not below_device
-        self._top = machine.device.memory[0].bandwidth
 
     def seconds(self, missed: np.ndarray) -> np.ndarray:
         """Return the seconds until the last of *missed* [..., D] experts has come to each device, all asking at once.
@@ -116,7 +115,7 @@ class Copies:
         shared_link = self._link.per == "node"
         link_s = copy_s(self._link, self._size, turns if shared_link else missed)
         tier_s = (turns if self._tier_is_shared else missed) * (self._size / self._tier.bandwidth)
-        return np.maximum(np.maximum(link_s, tier_s), missed * (self._size / self._top))
+        return np.maximum(link_s, tier_s)
 
 
 def copy_s(link: TierLink, size: float, n: np.ndarray) -> np.ndarray:
