@@ -126,9 +126,11 @@ WRONG = {
                 "parallelism.mode: does not go with a cache of experts; leave it out, or cache"),
     "online": ([host(), "placement.online={every: 1, solver: lpt}"], "capacity: 2",
                "placement.online: does not go with a cache of experts"),
-    "oracle": ([host()], "capacity: 2, policy: belady", "cache.policy: belady looks at what has not happened yet; use one that needs"),
+    "oracle": ([host()], "capacity: 2, policy: belady",
+               "cache.policy: belady looks at what has not happened yet; use one that needs"),
     "needs a trace": ([host()], "capacity: 2, policy: eam", "cache.policy: eam cannot decide while a run goes on"),
-    "small host": ([host(capacity="71 B")], "capacity: 2", "cache: the experts need 72 B of host, which has 71 B (a node): all of them stay there; give it more"),
+    "small host": ([host(capacity="71 B")], "capacity: 2",
+                   "cache: the experts need 72 B of host, which has 71 B (a node): all of them stay there; give it"),
     "a step needs more": ([host()], "capacity: 1",
                           "cache.capacity: a step uses 2 experts of layer 0 at once on device 0, whose cache holds 1; "
                           "give at least that, run fewer tokens at a time (scheduler), or cache.overflow: stream"),
