@@ -20,8 +20,8 @@ Fact = tuple[str, str]  # dotted path of the field, what is wrong with it and wh
 
 def facts(scenario: Scenario) -> list[Fact]:
     """Return what does not fit together in a *scenario* whose devices all do the same."""
-    checks = (_experts, _parallelism, _islands, _pipeline, _replicated, _exchange, _sharing, _selected, _foresight,
-              _lengths)
+    checks = (_experts, _cached, _parallelism, _islands, _pipeline, _replicated, _exchange, _sharing, _selected,
+              _foresight, _lengths)
     return [fact for check in checks for fact in check(scenario)] or list(_memory(scenario))
 
 
@@ -79,6 +79,37 @@ def _experts(scenario: Scenario) -> Iterable[Fact]:
             yield name, f"model {scenario.model.name} has no experts; remove it"
     if not experts and scenario.parallelism.mode == "context_coherent":
         yield "parallelism.mode", f"model {scenario.model.name} has no experts; use dispatch_combine"
+
+
+def _cached(scenario: Scenario) -> Iterable[Fact]:
+    machine, cache, model = scenario.hardware, scenario.cache, scenario.model
+    if cache is None:
+        return
+    if model.moe is None:
+        yield "cache", f"model {model.name} has no experts; remove it"
+        return
+    if len(machine.device.memory) == 1 and not machine.host:
+        yield "cache", (f"{machine.name} has no memory below {machine.device.memory[0].name} to fetch experts from; "
+                        f"add hardware.host: [{{name: host, capacity: ..., bandwidth: ..., link: {{bandwidth: ...}}}}]")
+    for name, used in (("parallelism.mode", scenario.parallelism.mode == "context_coherent"),
+                       ("parallelism.pp", scenario.parallelism.pp > 1), ("overlap", scenario.overlap != "none"),
+                       ("placement.online", scenario.online is not None), ("selection", scenario.selection.uses_both)):
+        if used:
+            yield name, "does not go with a cache of experts; leave it out, or cache"
+    try:
+        cached_experts(scenario, -(-model.experts_per_layer // scenario.n_holders))
+    except ValueError as error:
+        yield "cache.capacity", str(error)
+
+
+def cached_experts(scenario: Scenario, placed: np.ndarray) -> int:
+    """Return how many of the experts *placed* on a device, of each layer, its caches hold. Raises ``CacheError``."""
+    from moesim.memory.live import rooms  # half a second, which scenarios without a cache need not wait
+
+    cache = scenario.cache
+    assert cache is not None, "asked only of scenarios with a cache"
+    size = scenario.model.expert_bytes / scenario.parallelism.expert_tp
+    return int(rooms(cache.capacity, cache.scope, placed, size).sum())
 
 
 def _exchange(scenario: Scenario) -> Iterable[Fact]:
@@ -191,7 +222,8 @@ def weight_bytes_per_device(scenario: Scenario) -> float:
     """Return the bytes of weights that the fullest device needs when experts are spread evenly."""
     model, needed = scenario.model, []
     for layers in scenario.stages:
-        experts = sum(-(-int(e) // scenario.n_holders) for e in model.experts_per_layer[model.moe_rows(layers)])
+        each = -(-model.experts_per_layer[model.moe_rows(layers)] // scenario.n_holders)
+        experts = int(each.sum()) if scenario.cache is None else cached_experts(scenario, each)
         needed.append((experts * model.expert_bytes / scenario.parallelism.expert_tp if experts else 0.0)
                       + model.non_expert_bytes(scenario.parallelism.tp, layers))
     return max(needed)

@@ -133,6 +133,14 @@ def breakdown(steps: pd.DataFrame) -> pd.Series:
     return (total / total.sum()).rename(lambda c: c.removesuffix("_s"))
 
 
+def expert_cache(steps: pd.DataFrame) -> pd.Series:
+    """Return hit_ratio and fetched_bytes of a run with ``cache``; empty without one."""
+    if "expert_hits" not in steps:
+        return pd.Series(dtype="float64")
+    hits, misses = float(steps["expert_hits"].sum()), float(steps["expert_misses"].sum())
+    return pd.Series({"hit_ratio": hits / (hits + misses), "fetched_bytes": float(steps["fetched_bytes"].sum())})
+
+
 def link_class_bytes(links: pd.DataFrame) -> pd.Series:
     """Return the bytes carried by all links of each class."""
     return links.groupby("class", sort=False)["bytes"].sum()

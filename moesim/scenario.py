@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from moesim import config, fits, pools
 from moesim.config import Named, Spec
+from moesim.expert_cache import ExpertCache
 from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
 from moesim.registry import Part
@@ -40,6 +41,7 @@ class Scenario(Spec):
     parallelism: Parallelism = Parallelism()
     disaggregation: Disaggregation | None = None
     placement: PlacementInput | None = None
+    cache: ExpertCache | None = None  # experts below device memory, fetched on a miss; left out: all fit
     scheduler: Annotated[Any, Part("scheduler")]
     request_router: Annotated[Any, Part("request_router")] = Field(default="least_loaded", validate_default=True)
     balancing: Annotated[Any, Part("balancing")] = Field(default="spray", validate_default=True)

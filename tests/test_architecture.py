@@ -21,7 +21,7 @@ FLOORS = [
     {"metrics"},
     {"scenario"},
     {"pools"},
-    {"fits", "sections"},
+    {"expert_cache", "fits", "sections"},
     {"serving", "placement", "network", "memory", "kernels", "pim", "transforms", "capture"},
     {"trace_stats", "synthetic", "balanced"},
     {"formats"},

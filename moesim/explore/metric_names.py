@@ -96,6 +96,7 @@ METRICS: dict[str, Metric] = {
 # Metrics that exist once per link class, phase, ...: prefix -> function that returns a Series of them.
 FAMILIES: dict[str, Callable[[Result], pd.Series]] = {
     "bytes_": lambda result: metrics.link_class_bytes(result.links),
+    "cache_": lambda result: metrics.expert_cache(result.steps),
     "share_": lambda result: metrics.breakdown(result.steps),
     "mfu_": lambda result: metrics.utilisation(result.steps, result.meta)["mfu"].drop("all"),
     "mbu_": lambda result: metrics.utilisation(result.steps, result.meta)["mbu"].drop("all"),
@@ -115,6 +116,7 @@ def metric_names() -> dict[str, str]:
     return (dict.fromkeys(metrics.SUMMARY_KEYS, "See Result.summary.") | described
             | {name: f"See placement.evaluate: {key}, of the simulated requests." for name, key in PLACEMENT.items()}
             | {"bytes_<link class>": "Return the bytes carried by all links of a class.",
+               "cache_<number>": "Return hit_ratio or fetched_bytes of expert caches (cache).",
                "share_<phase>": "Return the share of a phase in the time of all steps.",
                "mfu_<steps>": "Return the mfu of steps that are prefill, decode or mixed.",
                "mbu_<steps>": "Return the mbu of steps that are prefill, decode or mixed."})

@@ -11,7 +11,7 @@ from moesim.memory.terms import COLUMNS, DUE, FACTS, LAST, LAYER, MARK, NEVER, N
 
 HITS, MISSES, FETCHED, USED, UNUSED = range(5)  # columns of ``Found.counts``
 RESIDENT, MISSED = 1, 2  # who may be evicted
-BYPASS, HORIZON, CROSSES, SEED, N_LAYERS = range(5)  # entries of ``Given.options``
+BYPASS, HORIZON, CROSSES, SEED, N_LAYERS, FIRST = range(6)  # entries of ``Given.options``; events before the first
 
 
 class Stream(NamedTuple):
@@ -33,7 +33,7 @@ class Given(NamedTuple):
     flags: np.ndarray  # uint8 [A]
     values: np.ndarray  # float32 [0, 1 or passes, keys]
     parameters: np.ndarray  # float64 [P]
-    options: np.ndarray  # int64 [5]
+    options: np.ndarray  # int64 [6]
     ahead_starts: np.ndarray  # int64 [N + 1]: what a prefetcher expects of each event
     ahead_keys: np.ndarray  # int32
 

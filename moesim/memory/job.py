@@ -103,7 +103,7 @@ class Job:
     def _given(self, rule: Rule) -> Given:
         ahead = self.forecast
         options = [rule.bypass, ahead.horizon if ahead else 1, ahead.crosses if ahead else 0, self.seed,
-                   self.events.n_layers]
+                   self.events.n_layers, 0]
         return Given(self.events.next_uses if rule.nexts else _NOTHING[np.float64],
                      _NOTHING[np.uint8] if rule.flags is None else np.ascontiguousarray(rule.flags, np.uint8),
                      _NO_VALUES if rule.values is None else np.ascontiguousarray(rule.values, np.float32),

@@ -11,6 +11,7 @@ from moesim.memory.arrays import (
     BYPASS,
     CROSSES,
     FETCHED,
+    FIRST,
     FOUND,
     GIVEN,
     HITS,
@@ -124,7 +125,7 @@ def _begin(i: int, stream: Stream, given: Given, store: Store) -> None:
             store.of[:, VALUE] = given.values[min(stream.step[i], len(given.values) - 1)]
     now[TIME], now[HERE], now[LAYERS] = stream.time[i], stream.layer[i], layers
     now[START] = stream.step[i] * layers
-    now[DRAW] = mixed(given.options[SEED], i) >> 12  # a whole number that a float holds
+    now[DRAW] = mixed(given.options[SEED], given.options[FIRST] + i) >> 12  # a whole number that a float holds
 
 
 @njit(cache=True, nogil=True)

@@ -89,7 +89,7 @@ def job_of(whole: Events, contract: str, capacity: Any, setup: Options, seed: in
     cache_of = events.layer_of if per_layer else np.zeros_like(events.layer_of)
     experts = np.bincount(cache_of, minlength=layers if per_layer else 1)
     sizes = None if setup.expert_bytes is None else sizes_of(setup.expert_bytes, layers)
-    rooms, in_bytes = _rooms(capacity, experts, sizes)
+    rooms, in_bytes = rooms_of(capacity, experts, sizes)
     size = sizes[events.layer_of] if in_bytes and sizes is not None else np.ones(len(cache_of))
     fit = setup.fit
     if fit is not None:
@@ -97,7 +97,7 @@ def job_of(whole: Events, contract: str, capacity: Any, setup: Options, seed: in
     return Job(whole, events, cache_of, rooms, size.astype(np.int64), fit, seed)
 
 
-def _rooms(capacity: Any, experts: np.ndarray, sizes: np.ndarray | None) -> tuple[np.ndarray, bool]:
+def rooms_of(capacity: Any, experts: np.ndarray, sizes: np.ndarray | None) -> tuple[np.ndarray, bool]:
     """Return the room of each cache, which holds at most *experts*, and whether it is in bytes."""
     if isinstance(capacity, str) and capacity.strip().endswith("%"):
         try:

@@ -17,9 +17,10 @@ from moesim.sim.traffic import Traffic
 
 LOCAL, GROUP, ALL = 0, 1, 2  # a phase runs on one device, or starts when its tensor-parallel group, or all, are there
 
-PHASES = ("attention", "attention_reduce", "gate", "dispatch", "shared", "experts", "combine", "dense", "dense_reduce",
-          "send", "head", "context", "host")
-SYNC = np.array([LOCAL, GROUP, LOCAL, ALL, LOCAL, LOCAL, ALL, LOCAL, GROUP, ALL, LOCAL, ALL, LOCAL], dtype=np.int8)
+PHASES = ("attention", "attention_reduce", "gate", "dispatch", "fetch", "shared", "experts", "combine", "dense",
+          "dense_reduce", "send", "head", "context", "host")
+SYNC = np.array([LOCAL, GROUP, LOCAL, ALL, LOCAL, LOCAL, LOCAL, ALL, LOCAL,
+                 GROUP, ALL, LOCAL, ALL, LOCAL], dtype=np.int8)
 INDEX = {name: i for i, name in enumerate(PHASES)}
 
 

@@ -26,6 +26,7 @@ class Routing(NamedTuple):
 
     trace: RoutingTrace
     placement: Placement
+    profile: RoutingTrace | None = None  # other requests, from which placement and caches learn
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Inputs:
         """Return the placement of a model with experts."""
         assert self.routing is not None, "asked only of models with experts"
         return self.routing.placement
+
+    @property
+    def profile(self) -> RoutingTrace | None:
+        """Return the routing of other requests, if there is any."""
+        return None if self.routing is None else self.routing.profile
 
     @property
     def pools(self) -> dict[str, Inputs]:
@@ -118,9 +124,9 @@ def prepare(scenario: Scenario, requests: pd.DataFrame | None = None) -> Inputs:
             placements.append(_placement(pool.of_stage, profile))
     prefill = placements[0] if len(placements) > 1 else None
     if scenario.traced.balanced:
-        return Inputs(scenario, Routing(evaluation, placements[-1]), requests, Decks.of(evaluation), prefill)
+        return Inputs(scenario, Routing(evaluation, placements[-1], profile), requests, Decks.of(evaluation), prefill)
     requests, rows = join(scenario, evaluation, requests)
-    return Inputs(scenario, Routing(evaluation, placements[-1]), requests, rows, prefill)
+    return Inputs(scenario, Routing(evaluation, placements[-1], profile), requests, rows, prefill)
 
 
 def _requests(scenario: Scenario, given: pd.DataFrame | None) -> pd.DataFrame:

@@ -7,7 +7,7 @@ a step is as long as the slowest group needs, and a group without work takes par
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from moesim.sim.replacing import Replacing
 from moesim.sim.replicated import Replicated
 from moesim.sim.steps import StepClock
 
+if TYPE_CHECKING:
+    from moesim.sim.offload import Offload
+
 Work = tuple[np.ndarray, np.ndarray]  # requests, and tokens of each
 
 
@@ -39,6 +42,7 @@ class Island:
         self.network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
         replicated = scenario.parallelism.dispatch == "replicated"
         self.costs = (Replicated if replicated else MODES[scenario.parallelism.mode])(inputs, network)
+        self.offload = _offload(inputs)
         self._needs = Needs(scenario)
         self.record = Record(network, scenario.span_steps, _first_devices(scenario))
         self.replacing = Replacing(inputs, network, self.record) if scenario.online else None
@@ -102,6 +106,8 @@ class Island:
         self._note_peak()
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
+        if self.offload is not None:
+            self.offload.put(costs[0], batch)
         self._shake(costs)
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": sum(c.load_max_over_mean for c in costs) / len(costs)}
@@ -174,6 +180,15 @@ class Island:
         done = np.concatenate(all_done) if all_done else np.empty(0, np.int64)
         live.finish_s[done] = self.now
         return done
+
+
+def _offload(inputs: Inputs) -> Offload | None:
+    """Return the expert caches that *inputs*' scenario asks for."""
+    if inputs.scenario.cache is None:
+        return None
+    from moesim.sim.offload import Offload  # half a second, which other runs need not wait
+
+    return Offload(inputs)
 
 
 def _first_devices(scenario: Scenario) -> np.ndarray:

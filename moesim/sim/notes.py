@@ -15,7 +15,7 @@ def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: P
     """
     traced = inputs.routing is not None and not inputs.scenario.traced.balanced
     return [*_routing(inputs), *(_repetition(steps) if traced else ()), *_sharing(inputs), *_online(inputs),
-            *_jitter(inputs), *_network(inputs, links, network), *operators.extrapolated()]
+            *_jitter(inputs), *_cached(inputs), *_network(inputs, links, network), *operators.extrapolated()]
 
 
 def _routing(inputs: Inputs) -> list[str]:
@@ -74,6 +74,24 @@ def _jitter(inputs: Inputs) -> list[str]:
         return []
     return [f"engine.jitter: the times of each step are multiplied by a random number of mean 1, standard deviation "
             f"{jitter:g} (lognormal, from the scenario's seed)"]
+
+
+def _cached(inputs: Inputs) -> list[str]:
+    scenario = inputs.scenario
+    cache, machine = scenario.cache, scenario.hardware
+    if cache is None:
+        return []
+    found = ["cache: copies of a layer's experts are taken to begin together, and its experts to wait for the last; "
+             "the memory bandwidth that copies take from kernels, and the host's work to start them, are not modelled"]
+    if cache.lead:
+        found.append("cache.lead: a layer's experts are known one layer ahead, always rightly; no gate that looks "
+                     "ahead is as good, and what it computes costs nothing here")
+    if cache.overflow == "stream":
+        found.append("cache.overflow: stream: the workspace for experts that pass through takes no memory here")
+    if scenario.island_size < machine.devices_per_node:
+        found.append("cache: islands of a node are taken to have its host memory, and a link that the node shares, to "
+                     "themselves")
+    return found
 
 
 def _network(inputs: Inputs, links: pd.DataFrame, network: Network) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moesim.network import Network
-from moesim.sim.cost import LOCAL, PHASES, SYNC, StepCost
+from moesim.sim.cost import INDEX, LOCAL, PHASES, SYNC, StepCost
 
 _SPAN_COLUMNS = {"step": "int64", "layer": "int64", "device": "int64", "server": "str", "phase": "str",
                  "start_s": "float64", "end_s": "float64", "half": "int64"}
@@ -94,7 +94,7 @@ def _spans(step: int, half: int, cost: StepCost, start: np.ndarray, first_device
     """Return the spans of one *half* of a step (0 if it ran whole), zero-length ones left out."""
     layer, phase, device = np.nonzero(cost.present[:, :, None] & (cost.seconds > 0))
     begin = start[layer, phase, device]
-    server = np.where(SYNC[phase] == LOCAL, "processor", "links")
+    server = np.where((SYNC[phase] == LOCAL) & (phase != INDEX["fetch"]), "processor", "links")
     last = cost.present.shape[0] - 1
     return pd.DataFrame({
         "step": step, "layer": np.where(layer == last, -1, layer), "device": device + first_devices[layer],

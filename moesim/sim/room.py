@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from moesim.fits import usable_bytes
+from moesim.fits import cached_experts, usable_bytes
+from moesim.scenario import Scenario
 from moesim.serving.group import Requests
 from moesim.sim.inputs import Inputs
 from moesim.sim.replacing import expert_slots
@@ -49,11 +50,21 @@ def _weights(inputs: Inputs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if inputs.routing is not None:
         counts = [inputs.placement.counts()[model.moe_rows(layers)] for layers in scenario.stages]
         shared_by = scenario.parallelism.expert_tp
+        if scenario.cache is not None:
+            counts = [_cached(scenario, of_stage) for of_stage in counts]
         experts = np.stack([np.repeat(np.full(len(of_stage), model.expert_bytes / shared_by) @ of_stage, shared_by)
                             for of_stage in counts])
     if scenario.online is None:
         return others, experts, experts
     return others, experts, np.full(experts.shape, expert_slots(inputs.placement).sum() * model.expert_bytes)
+
+
+def _cached(scenario: Scenario, placed: np.ndarray) -> np.ndarray:
+    """Return how many of the experts *placed* [M, holders] the cache of each holder has room for, [1, holders]."""
+    try:
+        return np.array([[cached_experts(scenario, of_holder) for of_holder in placed.T]])
+    except ValueError as error:
+        raise scenario.error("cache.capacity", str(error)) from None
 
 
 def too_long(inputs: Inputs, live: Requests, capacity: np.ndarray) -> np.ndarray:

@@ -1,0 +1,27 @@
+"""The section ``cache`` of a scenario: experts that do not fit are below the device's memory and fetched on a miss."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from moesim.config import Spec
+from moesim.registry import Part
+
+
+class ExpertCache(Spec):
+    """Device memory as a cache of the tier below it, which holds all experts (docs/background/expert-caches.md).
+
+    ``capacity``: experts that a device keeps, of each layer (scope ``layer``) or of all together (``global``): a
+    number, a share of those placed on it ("25%"), or a size of all its caches together ("20 GB"). ``overflow``: of a
+    layer that uses more at once than its cache holds: stop, or let what does not fit pass through a workspace.
+    ``lead``: layers before its own in which a layer's experts are known, and their copies can begin: 0, or 1 (a gate
+    that looks ahead and is always right; assumed).
+    """
+
+    capacity: int | str
+    policy: Annotated[Any, Part("cache_policy")] = Field(default="lru", validate_default=True)
+    scope: Literal["layer", "global"] = "layer"
+    overflow: Literal["refuse", "stream"] = "refuse"
+    lead: Literal[0, 1] = 0

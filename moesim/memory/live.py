@@ -1,0 +1,102 @@
+"""An expert cache that is asked pass by pass while a run goes on: the loop of a replay, one pass at a time.
+
+>>> from moesim.registry import make
+>>> cache = LiveCache(make("cache_policy", "lru"), placed=np.array([3]), rooms=np.array([2]))
+>>> [cache.ask(np.array([0, 2]), np.array(keys)).tolist() for keys in ([1, 2], [0, 1], [1, 2])]
+[[False, False], [False, True], [True, False]]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from moesim.memory.arrays import Found, Given, Stream, make_store
+from moesim.memory.events import Events
+from moesim.memory.job import Job
+from moesim.memory.loops import insert, run
+from moesim.memory.setup import rooms_of
+from moesim.memory.terms import CacheError, Rule
+from moesim.registry import name_of
+
+_NO_FLOATS, _NO_KEYS, _NO_BYTES = np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.uint8)
+
+
+def rooms(capacity: Any, scope: str, placed: np.ndarray, expert_bytes: float) -> np.ndarray:
+    """Return how many experts each cache of a device holds at most, int64 [layers], or [1] in scope ``global``.
+
+    *placed* [layers]: experts that are on the device. Raises ``CacheError`` for a *capacity* that leaves room for none.
+    """
+    experts = placed if scope == "layer" else placed.sum(keepdims=True)
+    found, some = np.zeros(len(experts), np.int64), experts > 0
+    if some.any():
+        room, in_bytes = rooms_of(capacity, experts[some], np.array([expert_bytes]))
+        found[some] = room // int(expert_bytes) if in_bytes else room
+    return np.minimum(found, experts)
+
+
+class LiveCache:
+    """The caches of one device, of *rooms* experts each (as ``rooms`` gives them); they begin empty.
+
+    The experts of layer l have the numbers from ``firsts[l]`` on, ``placed[l]`` of them. *fit*: events of other
+    requests in these numbers, from which a policy may learn. Raises ``CacheError`` for a policy that looks at what has
+    not happened yet.
+    """
+
+    def __init__(self, policy: Any, placed: np.ndarray, rooms: np.ndarray, seed: int = 0, fit: Events | None = None):
+        self.n_layers, self.firsts = len(placed), np.cumsum(placed) - placed
+        layer_of = np.repeat(np.arange(len(placed)), placed)
+        cache_of = layer_of if len(rooms) == len(placed) else np.zeros_like(layer_of)
+        self._cache = np.arange(len(placed)) if len(rooms) == len(placed) else np.zeros(len(placed), np.int64)
+        self._room, size = rooms[self._cache], np.ones(len(layer_of), np.int64)
+        none = np.zeros(0, np.int64)
+        nothing = Events(np.zeros(1, np.int64), _NO_KEYS, _NO_KEYS, np.zeros(0, np.float32), none, none, _NO_FLOATS,
+                         layer_of, _NO_BYTES)
+        self._rule = _looking_back(policy, Job(nothing, nothing, cache_of, rooms, size, fit, seed))
+        self._store = make_store(layer_of, size, rooms, _NO_FLOATS)
+        for k in () if self._rule.held is None else self._rule.held.tolist():
+            insert(k, int(cache_of[k]), self._store)
+        self._seed, self._passes = seed, 0
+
+    def ask(self, starts: np.ndarray, keys: np.ndarray, fresh: bool = False) -> np.ndarray:
+        """Return which of *keys* are there as their layer begins, bool [A]; then admit what was missed.
+
+        Layer l of this pass uses keys[starts[l]:starts[l + 1]], ascending. *fresh*: every request is new in this pass.
+        """
+        layers, rule, number = self.n_layers, self._rule, self._passes
+        start = number * layers
+        time = start + np.arange(layers, dtype=np.float64)
+        stream = Stream(np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(keys, np.int32), time,
+                        np.full(layers, number), np.arange(layers), self._cache,
+                        np.full(layers, fresh and rule.resets, np.uint8))
+        values = np.zeros((0, 0), np.float32) if rule.values is None else np.ascontiguousarray(rule.values, np.float32)
+        options = np.array([rule.bypass, 1, 0, self._seed, layers, start])
+        given = Given(_NO_FLOATS, _NO_BYTES, values, np.array(rule.parameters, np.float64), options,
+                      np.zeros(0, np.int64), _NO_KEYS)
+        found = Found(np.zeros((layers, 5), np.int64), np.zeros(len(keys), np.uint8), _NO_BYTES)
+        run(rule.score, stream, given, self._store, found)
+        self._passes += 1
+        return found.hit.view(bool)
+
+    def beyond(self, used: np.ndarray) -> int | None:
+        """Return the first layer that uses more experts at once (*used* [layers]) than its cache holds, if any."""
+        over = np.flatnonzero(used > self._room)
+        return int(over[0]) if len(over) else None
+
+    def room_of(self, layer: int) -> int:
+        """Return how many experts the cache of *layer* holds."""
+        return int(self._room[layer])
+
+
+def _looking_back(policy: Any, job: Job) -> Rule:
+    """Return the rule of *policy*. Raises ``CacheError`` if it needs what only a replay has."""
+    remedy = "use one that needs only what has happened, e.g. lru, lfu or static"
+    try:
+        rule = policy.rule(job)
+    except CacheError as error:
+        raise CacheError(f"{name_of(policy)} cannot decide while a run goes on ({error}); {remedy}") from None
+    several = rule.values is not None and len(rule.values) > 1
+    if rule.oracle or rule.nexts or rule.flags is not None or several:
+        raise CacheError(f"{name_of(policy)} looks at what has not happened yet; {remedy}")
+    return rule
