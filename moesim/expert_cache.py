@@ -16,6 +16,7 @@ class ExpertCache(Spec):
     ``capacity``: experts that a device keeps, of each layer (scope ``layer``) or of all together (``global``): a
     number, a share of those placed on it ("25%"), or a size of all its caches together ("20 GB"). ``overflow``: of a
     layer that uses more at once than its cache holds: stop, or let what does not fit pass through a workspace.
+    ``miss``: fetch what is missed, or let the host's processor compute it where it lies (policy ``static`` alone).
     ``lead``: layers before its own in which a layer's experts are known, and their copies can begin: 0, or 1 (a gate
     that looks ahead and is always right; assumed).
     """
@@ -24,4 +25,5 @@ class ExpertCache(Spec):
     policy: Annotated[Any, Part("cache_policy")] = Field(default="lru", validate_default=True)
     scope: Literal["layer", "global"] = "layer"
     overflow: Literal["refuse", "stream"] = "refuse"
+    miss: Literal["fetch", "host"] = "fetch"
     lead: Literal[0, 1] = 0

@@ -177,8 +177,8 @@ class ScaleOut(Transfer):
 class HardwareSpec(Spec):
     """A machine: equal devices in equal nodes behind a scale-up switch, nodes joined by a fabric.
 
-    ``host``: memory below the devices' own that the devices of a node share, nearer first. ``reduction``: the algorithm
-    of its all-reduces.
+    ``host``: memory below the devices' own that the devices of a node share, nearer first. ``host_processor``: what
+    computes there, one for a node. ``reduction``: the algorithm of its all-reduces.
     """
 
     name: str
@@ -187,6 +187,7 @@ class HardwareSpec(Spec):
     devices_per_node: int = Field(ge=1)
     nodes: int = Field(ge=1)
     host: tuple[Tier, ...] = ()
+    host_processor: Processor | None = None
     scale_up: LinkClass
     fabric: Annotated[Any, Part("topology", optional=True)] = None
     scale_out: ScaleOut | None = None

@@ -138,7 +138,8 @@ def expert_cache(steps: pd.DataFrame) -> pd.Series:
     if "expert_hits" not in steps:
         return pd.Series(dtype="float64")
     hits, misses = float(steps["expert_hits"].sum()), float(steps["expert_misses"].sum())
-    return pd.Series({"hit_ratio": hits / (hits + misses), "fetched_bytes": float(steps["fetched_bytes"].sum())})
+    fetched = float(steps["fetched_bytes"].sum()) if "fetched_bytes" in steps else 0.0  # misses computed at the host
+    return pd.Series({"hit_ratio": hits / (hits + misses), "fetched_bytes": fetched})
 
 
 def link_class_bytes(links: pd.DataFrame) -> pd.Series:

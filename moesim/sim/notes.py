@@ -86,7 +86,10 @@ def _cached(inputs: Inputs) -> list[str]:
     if cache.lead:
         found.append("cache.lead: a layer's experts are known one layer ahead, always rightly; no gate that looks "
                      "ahead is as good, and what it computes costs nothing here")
-    if cache.overflow == "stream":
+    if cache.miss == "host":
+        found.append("cache.miss: host: the host computes at its roofline, one layer of a node at a time; energy, mbu "
+                     "and read_bytes count its work as the devices'")
+    if cache.overflow == "stream" and cache.miss == "fetch":
         found.append("cache.overflow: stream: the workspace for experts that pass through takes no memory here")
     if scenario.island_size < machine.devices_per_node:
         found.append("cache: islands of a node are taken to have its host memory, and a link that the node shares, to "

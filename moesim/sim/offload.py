@@ -15,12 +15,14 @@ import dataclasses
 
 import numpy as np
 
+from moesim import registry
 from moesim.hardware import HardwareSpec, Tier, TierLink
 from moesim.memory import CacheError, Events, events_of
 from moesim.memory.live import LiveCache, rooms
 from moesim.scenario import Scenario
 from moesim.sim.cost import INDEX, Batch, StepCost, block
 from moesim.sim.inputs import Inputs
+from moesim.sim.operators import Operators, Pricing
 from moesim.units import pretty
 
 
@@ -35,6 +37,7 @@ class Offload:
         self._shared_by = scenario.parallelism.expert_tp
         self._bytes = model.expert_bytes / self._shared_by
         self._link = Copies(scenario.hardware, self._bytes)
+        self._host = AtHost(scenario) if scenario.cache.miss == "host" else None
         self.fetched_bytes = np.zeros(scenario.hardware.n_devices)  # of each device
         replicas = inputs.placement.replicas.transpose(2, 0, 1)  # [H, M, E]
         profile = events_of(inputs.profile) if inputs.profile is not None else None
@@ -56,29 +59,42 @@ class Offload:
         except CacheError as error:
             raise self._scenario.error("cache.policy", str(error)) from None
 
-    def put(self, cost: StepCost, batch: Batch) -> None:
-        """Ask for the experts that *cost* has tokens for; put what is fetched, and how long that takes, into it."""
+    def put(self, cost: StepCost, batch: Batch, operators: Pricing) -> None:
+        """Ask for the experts that *cost* has tokens for; put what is fetched, and how long that takes, into it.
+
+        What the host computes instead it computes while the device has its hits: *operators* say how long these take.
+        """
         assert cost.expert_tokens is not None, "asked only of models with experts"
         used = cost.expert_tokens > 0  # [M, H, slots]
         fresh = not len(batch.decode) and not batch.prefill_past.any()
-        missed = np.zeros(used.shape[:2], np.int64)
+        missing = np.zeros(used.shape, bool)
         for holder, cache in enumerate(self._caches):
             if cache is not None:
-                missed[:, holder] = self._missed(holder, cache, used[:, holder], fresh)
-        misses = int(missed.sum())
+                missing[:, holder] = self._missing(holder, cache, used[:, holder], fresh)
+        misses = int(np.count_nonzero(missing))
+        cost.spent |= {"expert_hits": int(np.count_nonzero(used)) - misses, "expert_misses": misses}
+        if self._host is not None:
+            hits_s = operators.experts(np.where(missing, 0, cost.expert_tokens))
+            wait_s = np.maximum(self._host.seconds(np.where(missing, cost.expert_tokens, 0)) - hits_s, 0.0)
+            cost.put("experts", self._rows, hits_s)
+            cost.put("fetch", self._rows, wait_s)
+        else:
+            self._fetch(cost, missing.sum(axis=2))
+
+    def _fetch(self, cost: StepCost, missed: np.ndarray) -> None:
+        """Put into *cost* how long layers wait for the experts *missed* [M, H]."""
         fetched = np.repeat(missed, self._shared_by, axis=1)  # [M, D]
         self.fetched_bytes += fetched.sum(axis=0) * self._bytes
-        cost.spent |= {"expert_hits": int(np.count_nonzero(used)) - misses, "expert_misses": misses,
-                       "fetched_bytes": misses * self._bytes * self._shared_by}
+        cost.spent["fetched_bytes"] = float(missed.sum()) * self._bytes * self._shared_by
         seconds = self._link.seconds(fetched)
         if self._cache.lead:
             seconds[1:] = np.maximum(seconds[1:] - self._between(cost), 0.0)
         cost.put("fetch", self._rows, seconds)
 
-    def _missed(self, device: int, cache: LiveCache, used: np.ndarray, fresh: bool) -> np.ndarray:
-        """Return the misses [M] of a *device* (a holder) that needs the slots *used* [M, slots]."""
+    def _missing(self, device: int, cache: LiveCache, used: np.ndarray, fresh: bool) -> np.ndarray:
+        """Return which of the slots *used* [M, slots] are not on their *device* (a holder)."""
         n_used = used.sum(axis=1)
-        over = cache.beyond(n_used) if self._cache.overflow == "refuse" else None
+        over = cache.beyond(n_used) if self._cache.overflow == "refuse" and self._host is None else None
         if over is not None:
             raise self._scenario.error("cache.capacity", (
                 f"a step uses {n_used[over]} experts of layer {self._moe[over]} at once on device "
@@ -86,13 +102,39 @@ class Offload:
                 f"tokens at a time (scheduler), or cache.overflow: stream (what does not fit passes through)"))
         layer, slot = np.nonzero(used)
         there = cache.ask(np.append(0, n_used.cumsum()), cache.firsts[layer] + slot, fresh)
-        return np.bincount(layer[~there], minlength=len(used))
+        missing = np.zeros(used.shape, bool)
+        missing[layer[~there], slot[~there]] = True
+        return missing
 
     def _between(self, cost: StepCost) -> np.ndarray:
         """Return the seconds of work of each device from one layer's ``fetch`` to the next one's, [M - 1, D]."""
         at = INDEX["fetch"]
         done = np.cumsum(cost.seconds.sum(axis=1), axis=0) - cost.seconds[:, at:].sum(axis=1)  # as fetch begins
         return np.diff(done[self._moe], axis=0)
+
+
+class AtHost:
+    """How long the processor of a host takes for experts whose weights it has: at its roofline, one node's at a time.
+
+    The hidden state of every token goes there and back over the link, once for each expert that it uses there.
+    """
+
+    def __init__(self, scenario: Scenario):
+        machine = scenario.hardware
+        self._operators = Operators(scenario, machine.host_processor, registry.make("kernel_model", "roofline"))
+        self._node, (tier, _) = machine.devices_per_node, below(machine)
+        assert tier.link is not None, "every tier but the first has one"
+        self._link, self._token_bytes = tier.link, scenario.model.activation_bytes_per_token
+
+    def seconds(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the seconds until *tokens* [M, D, slots] are computed there and back, [M, D]: the same in a node."""
+        nodes = tokens.reshape(len(tokens), -1, self._node * tokens.shape[2])
+        moved = tokens.sum(axis=2)  # [M, D]
+        by_node = moved.reshape(len(moved), -1, self._node)
+        on_link = by_node.sum(axis=2) if self._link.per == "node" else by_node.max(axis=2)
+        link_s = sum(self._link.setup * (on_link > 0) + on_link * self._token_bytes / (rate * self._link.efficiency)
+                     for rate in (self._link.bandwidth, self._link.back or self._link.bandwidth))
+        return np.repeat(self._operators.experts(nodes) + link_s, self._node, axis=1)
 
 
 class Copies:

@@ -154,3 +154,33 @@ def test_more_than_fits_passes_through(tmp_path: Path) -> None:
 def test_a_model_without_experts_has_no_cache(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cache: model hand has no experts; remove it"):
         dense(tmp_path, [(0, 1, 1)], 1, host(), "cache={capacity: 1}")
+
+
+CPU = "hardware.host_processor={kind: cpu, peak: {bf16: 1 TFLOP/s}, bandwidth: 0.5 B/s, multiprocessors: 1}"
+
+
+def test_the_host_computes_what_it_has(tmp_path: Path) -> None:
+    """Expert 0 stays (the first of three with two uses each). One token at an expert: 20 s, 40 at the host.
+
+    A token of 4 bytes goes over the link and back at 2 bytes/s: 4 s. The device waits 44 s, or 24 beyond its own 20.
+    """
+    chosen = {"prompt": [[[0, 1]]], "decode": [[[0, 2]], [[1, 2]]], "devices": [[0, 1, 2]]}
+    overrides = host("bandwidth: 2 B/s"), CPU, "cache={capacity: 1, policy: static, miss: host}"
+    result = moesim.simulate(scenario(tmp_path, [(0, 1, 3)], chosen, *overrides))
+    steps = result.steps
+    assert steps["expert_hits"].tolist() == [1, 1, 0] and steps["expert_misses"].tolist() == [1, 1, 2]
+    assert steps["experts_s"].tolist() == [20, 20, 0]
+    assert steps["fetch_s"].tolist() == [24, 24, 2 * 40 + 2 * 4]  # two experts at the host, one token at each
+    assert result.memory["fetched_bytes"].tolist() == [0]
+    assert moesim.metrics.expert_cache(steps)["fetched_bytes"] == 0
+
+
+@pytest.mark.parametrize(("overrides", "cache", "message"), [
+    ([host()], "capacity: 2, policy: static, miss: host", "cache.miss: host needs experts in the memory of a host"),
+    ([host(), CPU], "capacity: 2, miss: host", "cache.policy: with miss: host nothing moves, so nothing can take a"),
+    ([host(), CPU], "capacity: 2, policy: static, miss: host, lead: 1", "cache.lead: with miss: host nothing is"),
+])
+def test_what_a_host_cannot_do(tmp_path: Path, overrides: list[str], cache: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        scenario(tmp_path, [(0, 2, 1)], TOGETHER, *overrides, f"cache={{{cache}}}")
+    assert message in str(error.value)
