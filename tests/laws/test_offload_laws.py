@@ -16,6 +16,7 @@ from moesim import registry
 from moesim.memory import CacheError, Events, events_of, replay
 from moesim.memory.events import Passes, of_choices
 from moesim.memory.live import LiveCache
+from moesim.memory.setup import Options, job_of
 from moesim.sim import offload
 from moesim.sim.cost import Batch, StepCost
 from moesim.sim.engine import Engine
@@ -62,16 +63,19 @@ class Asked:
     *[case for policy in LOOK_BACK for case in ((3, "layer", policy), ("100 kB", "global", policy))]])
 def test_the_engine_hits_what_a_replay_hits(capacity: int | str, scope: str, policy: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    """One device: the steps of the run, replayed as passes of the trace, hit and miss the same, layer by layer."""
+    """One device: the steps of the run, replayed as passes of the trace, hit and miss the same, step by step."""
     scenario = tiny("hardware.devices_per_node=1", "trace.profile_fraction=0.4", "scheduler.prefill=mixed", (
         f"cache={{capacity: {capacity}, scope: {scope}, policy: {policy}, overflow: stream}}"))
     ran = Asked(scenario, monkeypatch)
     trace, profile = ran.inputs.trace, ran.inputs.profile
     events = of_choices(trace, trace.chosen, ran.passes)
     fit = {"fit": events_of(profile)} if policy == "static" else {}
-    found = replay(events, scenario.cache.policy, capacity, seed=scenario.seed, scope=scope, overflow="stream",
-                   expert_bytes=scenario.model.expert_bytes, **fit)
-    steps = ran.result.steps
+    setup = {"scope": scope, "overflow": "stream", "expert_bytes": scenario.model.expert_bytes} | fit
+    found = replay(events, scenario.cache.policy, capacity, seed=scenario.seed, **setup)
+    job, steps = job_of(events, "event", capacity, Options(**setup), scenario.seed), ran.result.steps
+    missed = job.play(scenario.cache.policy.rule(job), hits=True).hit == 0
+    of_step = np.repeat(events.step, np.diff(events.starts))
+    assert steps["expert_misses"].tolist() == np.bincount(of_step[missed], minlength=len(steps)).tolist()
     assert (steps["expert_hits"].sum(), steps["expert_misses"].sum()) == (found.hits, found.misses)
     assert found.hits > 0 and found.misses > 24  # more than first loads
     assert steps["fetched_bytes"].sum() == found.moved_bytes == ran.result.memory["fetched_bytes"].sum()
