@@ -42,8 +42,8 @@ def _table(rows: pd.DataFrame) -> str:
 def _readme(tables: dict[str, pd.DataFrame]) -> str:
     hits = tables["readme"].pivot(index="policy", columns="capacity", values="hit_percent")
     ahead = hits.loc["belady, forced"] - np.array(setting.READ_ME["belady"])
-    return (f"Two to four requests. Uniform, independent requests for six experts have its rows *random* and *lru*. One "
-            f"that sees all future requests would hit {ahead.min():.1f} to {ahead.max():.1f} points more than the "
+    return ("Two to four requests. Uniform, independent requests for six experts have its rows *random* and *lru*. "
+            f"One that sees all future requests would hit {ahead.min():.1f} to {ahead.max():.1f} points more than the "
             "published Belady: a queue of routed requests is short.")
 
 
@@ -63,8 +63,8 @@ def _expertflow(tables: dict[str, pd.DataFrame]) -> str:
 
 def _scheduler(tables: dict[str, pd.DataFrame]) -> str:
     fewer = tables["scheduler"]["fewer_distinct"]
-    return (f"**Not reproduced.** Regrouping saves {fewer.min():.1%} to {fewer.max():.1%} of the distinct experts, and less "
-            "with more experts: tokens of different requests have too little in common here for a better deal.")
+    return (f"**Not reproduced.** Regrouping saves {fewer.min():.1%} to {fewer.max():.1%} of the distinct experts, "
+            "and less with more experts: tokens of different requests have too little in common here for a better deal.")
 
 
 def _bits(table: pd.DataFrame) -> str:
@@ -88,20 +88,21 @@ def _residency(curve: pd.DataFrame) -> str:
     wide = (curve["on_gpu"] - curve["published"]).groupby(curve["policy"], sort=False).agg(lambda d: d.abs().max())
     apart = ", ".join(f"{policy} {100 * d:.0f}" for policy, d in wide.items())
     return ("Those of the request while fewer than 60 % fit, those of the average above. Popularity, spread and what "
-            "*dynamic* knows were **calibrated on this table**, so that the ranks agree is no prediction; that the "
-            f"curves cross where they do is. Largest distances, in points: {apart}. Ours are uses, theirs times: the "
-            "busiest layer holds all others up, and near 100 % even few uses on the CPU are waited for.")
+            "*dynamic* knows were **calibrated on this table**: that the curves are alike is no prediction. That "
+            "*dynamic* falls behind where most experts fit follows: of rarely used ones it has seen nothing. Largest "
+            f"distances, in points: {apart}. Ours are uses, theirs times, which stay behind near 100 %: even few uses "
+            "on the CPU are waited for.")
 
 
 def _links(table: pd.DataFrame) -> str:
     by = table.set_index("hits")["tokens_per_s"]
     chosen = table[table["chosen"]]["hits"].iloc[0]
     span = " and ".join(f"{speed:.2f} at {hits:.0%}" for hits, speed in by.drop(chosen).items())
-    return (f"Yes, for experts as large as Mixtral's. From LRU's replayed hits ({chosen:.1%}) and two published speeds of "
-            "Mixtral-offloading follow the cost of a copy and of the rest, and from these the two other speeds "
-            f"(with prefetching {by[chosen]:.2f} tokens/s; {span}: the hits matter). MoE-Infinity's Mixtral is what "
-            "its misses take over PCIe 4.0, nothing else. Its DeepSeek-V2-Lite is **not**: small experts, most of them "
-            "near, and three quarters of its time are neither hits nor bytes.")
+    return (f"Yes, for experts as large as Mixtral's. From LRU's replayed hits ({chosen:.1%}) and two published speeds "
+            "of Mixtral-offloading follow the cost of a copy and of the rest, and from these the two other speeds "
+            f"(with prefetching {by[chosen]:.2f} tokens/s; {span}: the hits matter). MoE-Infinity's Mixtral takes "
+            "what its misses take over a PCIe 4.0 of which 80 % is reached (assumed). Its DeepSeek-V2-Lite does "
+            "**not**: its experts are small, most are near, and three quarters of its time are not copies.")
 
 
 def _host(lines: pd.DataFrame) -> str:

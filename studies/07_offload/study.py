@@ -1,4 +1,4 @@
-"""What papers on expert offloading found, replayed: make everything in this folder again, in about 20 seconds.
+"""What papers on expert offloading found, replayed: make everything in this folder again, in a quarter of a minute.
 
 Run `python studies/07_offload/study.py`: it computes the tables (CSV), draws the figures and puts the numbers between
 the two markers of the README.
