@@ -114,7 +114,7 @@ def points() -> pd.DataFrame:
     """Return published tokens/s at the share of misses that is assumed or replayed for them."""
     hits = mixtral_hits()
     rows = [("Mixtral-offloading, no cache", 1.0, T4["neither"]), ("LRU, 4 of 8", 1 - hits, T4["cache"]),
-            ("LRU and prefetching", (1 - hits) * (1 - SEEN_AHEAD), T4["full"]),
+            ("and prefetching", (1 - hits) * (1 - SEEN_AHEAD), T4["full"]),
             ("MoE-Infinity", moe_infinity("mixtral-8x7b").missing, 1 / A5000["MoE-Infinity", "mixtral-8x7b"]),
             ("Fiddler: over 3", 1 - FIDDLER["Quadro RTX 6000"][0] / 256, FIDDLER_TOKENS_PER_S)]
     return pd.DataFrame(rows, columns=["system", "missing", "tokens_per_s"])

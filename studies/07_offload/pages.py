@@ -64,7 +64,7 @@ def _expertflow(tables: dict[str, pd.DataFrame]) -> str:
 def _scheduler(tables: dict[str, pd.DataFrame]) -> str:
     fewer = tables["scheduler"]["fewer_distinct"]
     return (f"**Not reproduced.** Regrouping saves {fewer.min():.1%} to {fewer.max():.1%} of the distinct experts, "
-            "and less with more experts: tokens of different requests have too little in common here for a better deal.")
+            "and less with more experts: tokens of different requests have little in common here.")
 
 
 def _bits(table: pd.DataFrame) -> str:
@@ -98,11 +98,12 @@ def _links(table: pd.DataFrame) -> str:
     by = table.set_index("hits")["tokens_per_s"]
     chosen = table[table["chosen"]]["hits"].iloc[0]
     span = " and ".join(f"{speed:.2f} at {hits:.0%}" for hits, speed in by.drop(chosen).items())
-    return (f"Yes, for experts as large as Mixtral's. From LRU's replayed hits ({chosen:.1%}) and two published speeds "
-            "of Mixtral-offloading follow the cost of a copy and of the rest, and from these the two other speeds "
-            f"(with prefetching {by[chosen]:.2f} tokens/s; {span}: the hits matter). MoE-Infinity's Mixtral takes "
-            "what its misses take over a PCIe 4.0 of which 80 % is reached (assumed). Its DeepSeek-V2-Lite does "
-            "**not**: its experts are small, most are near, and three quarters of its time are not copies.")
+    return (f"Yes, for experts as large as Mixtral's. From LRU's replayed hits ({chosen:.1%}) and two published "
+            "speeds of Mixtral-offloading follow the cost of a copy and of the rest, and from these the two other "
+            f"speeds (with prefetching {by[chosen]:.2f} tokens/s; if LRU hit other shares, {span}). MoE-Infinity's "
+            "Mixtral takes what its misses take over a PCIe 4.0 of which 80 % is reached (assumed). Its "
+            "DeepSeek-V2-Lite does **not**: its experts are small, most are near, and three quarters of its time are "
+            "not copies.")
 
 
 def _host(lines: pd.DataFrame) -> str:

@@ -58,15 +58,15 @@ def scheduler() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bits() -> pd.DataFrame:
-    """Return faults over OPT's by wrong bits, one request at a time, beside the bound of the theorem.
+def bits(requests: int = 20_000) -> pd.DataFrame:
+    """Return faults over OPT's by wrong bits, one of *requests* at a time, beside the bound of the theorem.
 
     Bounds, over OPT, of alpha OPT + beta eta_0 + gamma eta_1: (1, 2 H_k, 1) for MARK0 that draws its victims,
     (2, H_k, 1) for MARK&PREDICT; eta_0, eta_1: wrong bits that say 0, that say 1, as many as are drawn on average.
     """
     rows: list[dict[str, Any]] = []
     for experts, room in setting.PAGING:
-        events = events_of(setting.paging(experts))
+        events = events_of(setting.paging(experts, requests))
         opt, harmonic = replay(events, FORCED, room).misses, sum(1 / i for i in range(1, room + 1))
         job = job_of(events, "event", room, Options.of({}), 0)
         rows += [{"experts": experts, "room": room, "policy": policy, "wrong": "none", "error": 0.0,

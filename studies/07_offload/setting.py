@@ -78,7 +78,7 @@ def qwen_next() -> RoutingTrace:
                           layers=4, experts=512, top_k=10).generate()
 
 
-def paging(experts: int, requests: int = 20_000) -> list[set[int]]:
+def paging(experts: int, requests: int) -> list[set[int]]:
     """Return requests for one of *experts* each: Zipf 0.6, three in ten for one of the last eight again."""
     rng = np.random.default_rng(experts)
     weights = np.arange(1, experts + 1) ** -0.6
