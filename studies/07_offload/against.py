@@ -79,7 +79,7 @@ def expertflow(table: pd.DataFrame) -> Iterator[Row]:
 
 def scheduler(table: pd.DataFrame) -> Iterator[Row]:
     """Compare what regrouping tokens gains with more experts."""
-    by = table.set_index("experts")
+    by = table[table["subjects"] == 64].set_index("experts")
     told = ", ".join(f"{gain:.2f}" for gain in setting.SCHEDULER.values())
     for column, name in (("fewer_distinct", "fewer distinct experts"), ("fewer_misses", "fewer misses, LRU, 16 slots")):
         found = [float(by.loc[e, column]) for e in setting.SCHEDULER]

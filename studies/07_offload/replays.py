@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,13 @@ def expertflow() -> pd.DataFrame:
 
 
 def scheduler() -> pd.DataFrame:
-    """Return what dealing two batches of 16 tokens anew saves, by the number of experts."""
+    """Return what dealing two batches of 16 tokens anew saves, by the number of experts and how alike requests are."""
     rows = []
-    for experts in setting.SCHEDULER:
-        trace = setting.switch(experts)
+    for subjects, experts in itertools.product((64, 8, 2), setting.SCHEDULER):
+        trace = setting.switch(experts, subjects)
         plain, dealt = (events_of(trace, {"name": "regroup", "size": 16, "iterations": i}) for i in (0, 10))
         misses = [replay(events, "lru", 16, overflow="stream").misses for events in (plain, dealt)]
-        rows.append({"experts": experts, "fewer_distinct": 1 - len(dealt.keys) / len(plain.keys),
+        rows.append({"subjects": subjects, "experts": experts, "fewer_distinct": 1 - len(dealt.keys) / len(plain.keys),
                      "fewer_misses": 1 - misses[1] / misses[0]})
     return pd.DataFrame(rows)
 

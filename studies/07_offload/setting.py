@@ -65,9 +65,12 @@ def pre_gated() -> RoutingTrace:
     return RoutingTrace.from_arrays(used.reshape(-1, 1, 1), 6, 1, request=np.arange(80).repeat(40), phase=1)
 
 
-def switch(experts: int) -> RoutingTrace:
-    """Return a top-1 trace like a Switch model's: every request has favourites of its own (labelled synthetic)."""
-    gate = GateParameters(sigma_b=0.0, a=0.0, s=0.0, sigma_d=2.0, domains=64)
+def switch(experts: int, subjects: int = 64) -> RoutingTrace:
+    """Return a top-1 trace like a Switch model's: 64 requests, requests of one of *subjects* share their favourites.
+
+    With 64, nearly every request has favourites of its own. The trace is labelled synthetic.
+    """
+    gate = GateParameters(sigma_b=0.0, a=0.0, s=0.0, sigma_d=2.0, domains=subjects)
     return SyntheticTrace(parameters=gate, requests=64, prompt_tokens=0, output_tokens=64, layers=12, experts=experts,
                           top_k=1).generate()
 
