@@ -70,8 +70,8 @@ def _scheduler(tables: dict[str, pd.DataFrame]) -> str:
     return ("**Not reproduced.** If every request has favourites of its own, there is little to deal anew. If requests "
             f"are about two subjects, regrouping saves {line(2, 'fewer_distinct')} of the distinct experts with 32, "
             f"64, 128 experts (eight: {line(8, 'fewer_distinct')}): much, but less with more experts, not more. LRU's "
-            f"misses hardly move ({line(2, 'fewer_misses')}): what one half leaves in the cache the other half needs no more. "
-            "The published gain may be of a system that loads each batch anew, which these caches are not.")
+            f"misses hardly move ({line(2, 'fewer_misses')}): what one half leaves in the cache the other half needs "
+            "no more. The published gain may be of a system that loads each batch anew, which these caches are not.")
 
 
 def _bits(table: pd.DataFrame) -> str:
