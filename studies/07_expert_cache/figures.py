@@ -20,8 +20,7 @@ DASHED = ("belady, forced", "mark_predict")  # see the future
 def save_all(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     """Draw all figures of *tables* into *folder*."""
     folder.mkdir(exist_ok=True)
-    for name, drawn in (("misses", misses(tables["grid"])), ("bits", bits(tables["bits"])),
-                        ("residency", residency(tables["residency"]))):
+    for name, drawn in (("misses", misses(tables["grid"])), ("bits", bits(tables["bits"]))):
         plots.save(drawn, folder / f"{name}.png")
 
 
@@ -74,22 +73,6 @@ def bits(table: pd.DataFrame) -> Any:
                   loc="outside right center")
     return _titled(figure, "One bit per use beats LRU and LFRU as long as few of the bits are wrong",
                    "30 % of a layer's experts fit, one request at a time")
-
-
-def residency(table: pd.DataFrame) -> Any:
-    """Draw the share of uses on the GPUs, replayed and published, by the share of experts there."""
-    figure, axes = plots.figure(columns=2, size=(9.2, 3.6))
-    colours = {"random": style.GREY, "frequency": style.ORANGE, "dynamic": style.BLUE}
-    for ax, column, name in zip(axes[0], ("on_gpu", "published"), ("replayed: uses on the GPUs",
-                                                                   "published: time saved"), strict=True):
-        style.axes(ax)
-        for policy, points in table.groupby("policy", sort=False):
-            ax.plot(100 * points["share"], 100 * points[column], color=colours[policy], marker="o", ms=3, label=policy)
-        ax.set_title(name, loc="left", fontsize=style.NORMAL, color=style.INK)
-        ax.set_xlabel("experts on the GPUs (%)", fontsize=style.NORMAL, color=style.INK)
-        ax.set_ylabel("of what all of them there would be (%)", fontsize=style.NORMAL, color=style.INK)
-    axes[0, 0].legend(frameon=False, fontsize=style.SMALL)
-    return _titled(figure, "Knowing the request helps where few experts fit, knowing the average where most do", "")
 
 
 def _titled(figure: Any, title: str, note: str) -> Any:

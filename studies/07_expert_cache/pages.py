@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
-from setting import BATCHES, CAPACITIES, EXPERT_FLOW, READ_ME
+from setting import BATCHES, CAPACITIES
 
 ORDER = ["random", "lru", "lfu", "lfru", "static", "eam", "hobbit", "mark_predict", "belady, forced", "belady"]
 
@@ -19,8 +17,7 @@ def numbers(tables: dict[str, pd.DataFrame]) -> str:
                for trace, rows in grid.groupby("trace", sort=False)),
              "### The contract and the scope, batch 8, 40 %", contracts(tables["contracts"]),
              "### Loading ahead, LRU, 30 %", prefetching(tables["prefetching"]),
-             "### One bit per use", "![Misses by wrong bits](figures/bits.png)",
-             "### Published and found here", papers(tables), "![Residency](figures/residency.png)"]
+             "### One bit per use", "![Misses by wrong bits](figures/bits.png)"]
     return "\n\n".join(parts)
 
 
@@ -101,36 +98,3 @@ def prefetching(table: pd.DataFrame) -> str:
              f"{100 * r['misses'] / r['logical']:.1f}", f"{100 * r['loads'] / r['logical']:.1f}",
              f"{100 * r['unused_ahead'] / r['logical']:.1f}"] for _, r in table.iterrows()]
     return markdown(["in % of expert uses", "misses", "loads", "loaded and not used"], rows)
-
-
-def papers(tables: dict[str, pd.DataFrame]) -> str:
-    """Return published numbers beside ours."""
-    read_me = tables["readme"].pivot(index="policy", columns="capacity", values="hit_percent")
-    rows = [[f"Read-ME, {p}, hit % at 2 to 5 of 6", line(READ_ME[p]), line(read_me.loc[p])] for p in ("random", "lru")]
-    rows += [["Read-ME, its Belady", line(READ_ME["belady"]) if w == 2 else "",
-              f"{line(read_me.loc[f'belady, window {w}'])} (sees {w} requests)"] for w in (2, 3, 4)]
-    rows.append(["Read-ME, Belady that sees all", "", line(read_me.loc["belady, forced"])])
-    flow = tables["expertflow"]
-    for (policy, slots, batch), published in EXPERT_FLOW.items():
-        some = flow[(flow["policy"] == policy) & (flow["slots"] == slots) & (flow["batch"] == batch)]
-        found = [f"{r['value']:.1f}" + ("" if policy == "lru" else f" (recall {r['recall']:g})")
-                 for _, r in some.iterrows() if policy == "lru" or r["recall"] in (0.8, 0.9)]
-        rows.append([f"ExpertFlow, {policy}, {slots} slots, batch {batch}, hit %", f"{published:.1f}",
-                     ", ".join(found)])
-    value = flow[flow["policy"].str.contains(":")].set_index(["experts", "policy"])["value"]
-    for kind, name in (("union", "distinct experts of a pass"), ("misses", "misses of LRU, 16 slots")):
-        fewer = [1 - value[e, f"regrouped: {kind}"] / value[e, f"plain: {kind}"] for e in (32, 64, 128)]
-        rows.append([f"ExpertFlow, regrouping, 32, 64, 128 experts: fewer {name}",
-                     "1.03, 1.15, 1.17 times the tokens/s", ", ".join(f"{f:.1%}" for f in fewer)])
-    curve = tables["residency"]
-    wide = curve.pivot(index="share", columns="policy", values="on_gpu")
-    ahead = [f"{s:.0%}" for s in wide.index if wide.loc[s, "dynamic"] > wide.loc[s, "frequency"] + 1e-9]
-    rows.append(["KTransformers, rank correlation of 33 points", "",
-                 f"{curve['on_gpu'].corr(curve['published'], method='spearman'):.3f}"])
-    rows.append(["KTransformers, dynamic is ahead of frequency", "10% to 60%", f"{ahead[0]} to {ahead[-1]}"])
-    return markdown(["", "published", "here"], rows)
-
-
-def line(values: Iterable[float]) -> str:
-    """Return numbers with one decimal."""
-    return " ".join(f"{v:.1f}" for v in values)

@@ -21,7 +21,6 @@ from moesim.page import renewed
 HERE = Path(__file__).resolve().parent
 OF_TRACES = {"grid": replays.grid, "contracts": replays.contracts, "prefetching": replays.prefetching,
              "bits": replays.bits}
-OF_PAPERS = {"readme": replays.readme, "expertflow": replays.expertflow, "residency": replays.residency}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.what != "pages":
         compute(given.public)
-    tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in (*OF_TRACES, *OF_PAPERS)}
+    tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in OF_TRACES}
     figures.save_all(tables, HERE / "figures")
     readme = HERE / "README.md"
     readme.write_text(renewed(readme.read_text(encoding="utf-8"), pages.numbers(tables)), encoding="utf-8")
@@ -47,8 +46,6 @@ def compute(public: Path | None) -> None:
             before = pd.read_csv(path)
             found += [before[~before["trace"].isin(traces)]]
         pd.concat(found, ignore_index=True).to_csv(path, index=False, float_format="%.6g")
-    for name, rows in OF_PAPERS.items():
-        rows().to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

@@ -27,15 +27,14 @@ def parts(folder: Path, study_modules: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def tables(parts: dict[str, Any], folder: Path) -> dict[str, pd.DataFrame]:
-    names = (*parts["study"].OF_TRACES, *parts["study"].OF_PAPERS)
-    return {name: pd.read_csv(folder / f"{name}.csv") for name in names}
+    return {name: pd.read_csv(folder / f"{name}.csv") for name in parts["study"].OF_TRACES}
 
 
 def test_the_readme_has_the_numbers_of_the_tables(parts: dict[str, Any], tables: dict[str, pd.DataFrame],
                                                   folder: Path) -> None:
     page = (folder / "README.md").read_text(encoding="utf-8")
     assert parts["pages"].numbers(tables) == page.partition(BEGIN)[2].partition(END)[0].strip()
-    assert {f.stem for f in (folder / "figures").iterdir()} == {"misses", "bits", "residency"}
+    assert {f.stem for f in (folder / "figures").iterdir()} == {"misses", "bits"}
 
 
 def test_belady_is_the_best_and_the_gap_closes(tables: dict[str, pd.DataFrame]) -> None:
@@ -66,15 +65,6 @@ def test_bits(tables: dict[str, pd.DataFrame]) -> None:
         assert exact["mark0"] <= 1 and 1 < exact["mark_predict"] < 2 and exact["mark_predict"] < exact["lru"]
         for (_, wrong), curve in rows[rows["policy"].str.startswith("mark")].groupby(["policy", "wrong"]):
             assert curve["ratio"].is_monotonic_increasing, wrong
-
-
-def test_the_residency_curve_has_the_published_shape(parts: dict[str, Any]) -> None:
-    curve = parts["replays"].residency()  # again, from the parts
-    assert curve["on_gpu"].corr(curve["published"], method="spearman") >= 0.95
-    wide = curve.pivot(index="share", columns="policy", values="on_gpu")
-    assert (wide.loc[0.1:0.5, "dynamic"] > wide.loc[0.1:0.5, "frequency"]).all()
-    assert (wide.loc[0.65:0.95, "frequency"] > wide.loc[0.65:0.95, "dynamic"]).all()
-    assert (wide.loc[0.1:0.9, ["dynamic", "frequency"]].min(axis=1) > wide.loc[0.1:0.9, "random"]).all()
 
 
 def test_what_a_missing_public_trace_says(parts: dict[str, Any], tmp_path: Path) -> None:

@@ -1,65 +1,98 @@
-"""Published numbers of expert caches: Read-ME's table, ExpertFlow's trend, paging with succinct predictions."""
+"""Published numbers of expert caches and offloading, against study 07_offload: numbers and requests are its own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from moesim.memory import Events, events_of, replay
-from moesim.synthetic import GateParameters, SyntheticTrace
-from moesim.trace import RoutingTrace
-
-# Read-ME (arXiv 2410.19123), Table 4: hit ratio in % at capacities 2 to 5
-READ_ME = {"random": (34.19, 50.14, 67.52, 82.91), "lru": (33.90, 52.42, 66.95, 83.48),
-           "belady": (44.16, 61.82, 77.21, 88.03)}
+MODULES = ("setting", "replays", "links", "against")
 
 
 @pytest.fixture(scope="module")
-def uniform() -> Events:
-    """Requests for one of six experts, uniform and independent: six is what its random row says (capacity / 6)."""
-    return events_of([{e} for e in np.random.default_rng(1).integers(0, 6, 40_000).tolist()])
+def study(repo: Any, study_modules: Any) -> Iterator[dict[str, Any]]:
+    with study_modules(repo / "studies" / "07_offload", MODULES) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def read_me(study: dict[str, Any]) -> pd.DataFrame:
+    return study["replays"].readme().pivot(index="policy", columns="capacity", values="hit_percent")
 
 
 @pytest.mark.parametrize("policy", ["random", "lru"])
-def test_read_me_without_memory(uniform: Events, policy: str) -> None:
-    found = [100 * replay(uniform, policy, capacity).hit_ratio for capacity in (2, 3, 4, 5)]
-    assert np.abs(np.array(found) - READ_ME[policy]).max() < 2.5
+def test_read_me_without_memory(study: dict[str, Any], read_me: pd.DataFrame, policy: str) -> None:
+    assert np.abs(read_me.loc[policy] - np.array(study["setting"].READ_ME[policy])).max() < 2.5
 
 
-def test_read_me_belady_sees_two_to_four_requests(uniform: Events) -> None:
-    def row(**options: object) -> np.ndarray:
-        policy = {"name": "belady"} | options
-        return np.array([100 * replay(uniform, policy, capacity).hit_ratio for capacity in (2, 3, 4, 5)])
-
-    two, four = (row(bypass=False, window=w) for w in (2, 4))
-    assert (two < READ_ME["belady"]).all() and (four > READ_ME["belady"]).all()
-    full, free = row(bypass=False), row()
+def test_read_me_belady_sees_two_to_four_requests(study: dict[str, Any], read_me: pd.DataFrame) -> None:
+    published = np.array(study["setting"].READ_ME["belady"])
+    assert (read_me.loc["belady, window 2"] < published).all() and (read_me.loc["belady, window 4"] > published).all()
     # An independent simulation of the same requests: 49.9 69.3 82.8 92.7 and 57.4 72.7 84.3 93.2
-    assert full == pytest.approx([49.9, 69.3, 82.8, 92.7], abs=0.6)
-    assert free == pytest.approx([57.4, 72.7, 84.3, 93.2], abs=0.6)
+    assert read_me.loc["belady, forced"].tolist() == pytest.approx([49.9, 69.3, 82.8, 92.7], abs=0.6)
+    assert read_me.loc["belady, free"].tolist() == pytest.approx([57.4, 72.7, 84.3, 93.2], abs=0.6)
 
 
-def test_read_me_batches_by_expert() -> None:
-    """5.08 distinct experts per batch when tokens come first in, first out, 3.51 by expert. 71 % of tokens
-    repeat the last one's expert; sizes are not published: 12 tokens of 18 that wait."""
-    rng = np.random.default_rng(0)
-    used = rng.integers(0, 6, (80, 40))
-    for t in range(1, 40):
-        used[:, t] = np.where(rng.random(80) < 0.71 - 0.29 / 5, used[:, t - 1], used[:, t])
-    trace = RoutingTrace.from_arrays(used.reshape(-1, 1, 1), 6, 1, request=np.arange(80).repeat(40), phase=1)
-    mean = {aware: np.diff(events_of(trace, {"name": "expert_aware", "size": 12, "waiting": 18,
-                                             "by_expert": aware}).starts).mean() for aware in (False, True)}
+def test_read_me_batches_by_expert(study: dict[str, Any]) -> None:
+    mean = study["replays"].batches().set_index("by_expert")["distinct"]
     assert mean[False] == pytest.approx(5.08, abs=0.3) and mean[True] == pytest.approx(3.51, abs=0.4)
 
 
-def test_expertflow_falls_less_than_lru() -> None:
+def test_expertflow_falls_less_than_lru(study: dict[str, Any]) -> None:
     """arXiv 2410.17954, Fig. 10: Switch-32, 16 slots, batch 4 to 16: PLEC 91.9 to 85.9 %, LRU 76.6 to 58.4 %."""
-    # Each request has favourites of its own: at batch 4 LRU is where it was published
-    gate = GateParameters(sigma_b=0.0, a=0.0, s=0.0, sigma_d=2.0, domains=64)
-    trace = SyntheticTrace(parameters=gate, requests=64, prompt_tokens=0, output_tokens=64, layers=12, experts=32,
-                           top_k=1).generate()
-    predictor = {"name": "rpp", "recall": 0.92}
-    lru, plec = ([100 * replay(trace, policy, 16, batch=b, prefetcher=ahead).hit_ratio for b in (4, 16)]
-                 for policy, ahead in (("lru", "none"), ("plec", predictor)))
+    table = study["replays"].expertflow()
+    lru, plec = ([float(some[(some["slots"] == 16) & (some["batch"] == b)]["hit_percent"].iloc[0]) for b in (4, 16)]
+                 for some in (table[table["policy"] == "lru"], table[table["recall"] == study["setting"].RECALL]))
     assert 13 < lru[0] - lru[1] < 23 and plec[0] - plec[1] < 8, (lru, plec)
     assert 15 <= plec[0] - lru[0] < plec[1] - lru[1] <= 36 and plec[1] > 85
+
+
+def test_exact_bits_are_optimal_and_wrong_ones_stay_below_their_bound(study: dict[str, Any]) -> None:
+    """arXiv 2210.02775: (1, 2 H_k, 1) and (2, H_k, 1); one request at a time."""
+    table = study["replays"].bits(requests=4000)
+    marks = table[table["policy"].str.startswith("mark")]
+    exact = marks[marks["error"] == 0]
+    assert (exact[exact["policy"] == "mark0"]["ratio"] == 1).all()
+    assert exact[exact["policy"] == "mark_predict"]["ratio"].between(1, 2).all()
+    assert (marks["ratio"] <= marks["bound"] + 1e-9).all() and marks["bound"].notna().all()
+    for wrong, curve in marks.groupby(["room", "experts", "policy", "wrong"]):
+        assert curve["ratio"].is_monotonic_increasing, wrong
+
+
+def test_the_residency_curve_has_the_published_shape(study: dict[str, Any]) -> None:
+    curve = study["replays"].residency()
+    assert curve["on_gpu"].corr(curve["published"], method="spearman") >= 0.95
+    wide = curve.pivot(index="share", columns="policy", values="on_gpu")
+    assert (wide.loc[0.1:0.5, "dynamic"] > wide.loc[0.1:0.5, "frequency"]).all()
+    assert (wide.loc[0.65:0.95, "frequency"] > wide.loc[0.65:0.95, "dynamic"]).all()
+    assert (wide.loc[0.1:0.9, ["dynamic", "frequency"]].min(axis=1) > wide.loc[0.1:0.9, "random"]).all()
+
+
+def test_offloading_by_hand(study: dict[str, Any]) -> None:
+    """Mixtral uses 2 experts in 32 layers: 64. 200 of 256 are not near: 50 copies of 50 ms are 2.5 s; a hit saves."""
+    links = study["links"]
+    copied, computed = links.fiddler("Quadro RTX 6000")
+    assert copied.token_s == pytest.approx(2.5) and computed.token_s == pytest.approx(2.5 / 8.2)
+    assert links.Offloaded(4, 0.5, 3.0, rest_s=1.0).token_s == 7.0
+    t4 = links.mixtral_offloading(0.5)  # 64 experts of e, then 32: 1 / 1.168 - 1 / 1.567 = 32 e
+    assert t4.miss_s == pytest.approx((0.856164 - 0.638162) / 32, rel=1e-4)
+    assert t4.with_missing(1.0).token_s == pytest.approx(1 / 1.168) and t4.token_s == pytest.approx(1 / 1.567)
+    infinity = links.moe_infinity("mixtral-8x7b", rate=25e9)  # 3 x 4096 x 14336 x 2 bytes, 18 GB of 256 of them near
+    assert infinity.miss_s == pytest.approx(352_321_536 / 25e9)
+    assert infinity.missing == pytest.approx(1 - 18e9 / (256 * 352_321_536))
+
+
+def test_offloading_as_published(study: dict[str, Any]) -> None:
+    """The rows that hold and the ones that do not: a change of either is a finding."""
+    rows = pd.DataFrame([*study["against"].offloading(), *study["against"].host()])
+    assert len(rows) == 12 and rows[~rows["held"]]["what"].tolist() == ["the same, DeepSeek-V2-Lite, s/token"]
+
+
+def test_mixtral_like_requests_repeat_as_published(study: dict[str, Any]) -> None:
+    asked = study["setting"].mixtral()
+    assert all(len(event) == 2 and event <= set(range(8)) for event in asked)
+    # Uniform choices are hit 2/8 and 4/8 of the time; a little memory adds a little
+    assert 0.5 < study["links"].mixtral_hits(4) < 0.55 and 0.25 < study["links"].mixtral_hits(2) < 0.3
