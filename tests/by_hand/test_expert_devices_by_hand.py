@@ -117,9 +117,9 @@ def test_a_placement_is_of_the_devices_for_experts(tmp_path: Path) -> None:
 
 
 def test_a_device_for_experts_that_is_too_full(tmp_path: Path) -> None:
-    """Spread evenly, four experts on a device are 48 bytes of 90; all seven on one are 84, and the tables leave"""
-    chosen = {"prompt": [[[0]]], "decode": [[[0]]], "devices": [[0, 1, 2, 3, 4, 5, 6], []]}
-    tight = "hardware.device.memory=[{name: hbm, capacity: 180 B, bandwidth: 1 B/s}]"
-    with pytest.raises(ConfigError, match="placement: device 1 has .* too little memory for the experts placed on it"):
+    """Nine experts: five on a device would be 60 bytes of the 100 that may be used, all nine on one are 108."""
+    chosen = {"prompt": [[[0]]], "decode": [[[0]]], "devices": [list(range(9)), []]}
+    tight = "hardware.device.memory=[{name: hbm, capacity: 200 B, bandwidth: 1 B/s}]"
+    with pytest.raises(ConfigError, match="placement: device 1 has 8 B too little memory for the experts placed on it"):
         moesim.simulate(scenario(tmp_path, [(0, 1, 1)], chosen, "hardware.devices_per_node=3",
                                  "parallelism.expert_devices=2", tight))
