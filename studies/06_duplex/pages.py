@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import beyond
+import hetero
 import pandas as pd
 import reproduce
 import sizes

@@ -48,7 +48,8 @@ def compute() -> dict[str, pd.DataFrame]:
     setting.write_traces()
     beyond.write_traces()
     jobs = {"split": (split.row, split.tasks()), "served": (served.row, served.tasks()),
-            "hetero": (hetero.row, hetero.tasks()), "stages": (reproduce.row, reproduce.tasks()), "elsewhere": (beyond.row, beyond.tasks()),
+            "hetero": (hetero.row, hetero.tasks()), "stages": (reproduce.row, reproduce.tasks()),
+            "elsewhere": (beyond.row, beyond.tasks()),
             "designs": (beyond.design, beyond.designs())}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         waiting = {name: [pool.submit(function, *task) for task in tasks] for name, (function, tasks) in jobs.items()}
