@@ -204,7 +204,8 @@ def _expert_devices(scenario: Scenario) -> Iterable[Fact]:
             ("all_to_all", getattr(scenario.all_to_all, "needs_nodes", False), "use flat"),
             ("overlap", scenario.overlap != "none", "leave it out"),
             ("placement.online", scenario.online is not None, "leave it out"),
-            ("profile", scenario.profile is not None, "use kernels"), ("cache", scenario.cache is not None, "leave it out"),
+            ("profile", scenario.profile is not None, "use kernels"),
+            ("cache", scenario.cache is not None, "leave it out"),
             ("selection.attention", name_of(scenario.selection.attention) != "gpu_only", "use gpu_only")):
         if used:
             yield name, f"does not go with {at} ({n}); {remedy}"
