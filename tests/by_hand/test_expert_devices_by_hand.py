@@ -93,7 +93,7 @@ def test_islands_have_both_kinds(tmp_path: Path) -> None:
     (["placement.online={every: 4, solver: round_robin}"],
      "placement.online: does not go with parallelism.expert_devices"),
     (["cache={capacity: 1}"], r"cache: does not go with parallelism.expert_devices \(1\); leave it out"),
-    (["all_to_all=hierarchical"], "all_to_all: does not go with parallelism.expert_devices .* use flat"),
+    (["all_to_all=node_limited"], "all_to_all: does not go with parallelism.expert_devices .* use flat"),
     (["selection={attention: min_time}"], "selection.attention: does not go with .* use gpu_only"),
     (["disaggregation={devices: 1}"], "parallelism.expert_devices: does not go with disaggregation"),
     (["disaggregation={devices: 1, parallelism: {expert_devices: 1}}"],
