@@ -20,8 +20,8 @@ Fact = tuple[str, str]  # dotted path of the field, what is wrong with it and wh
 
 def facts(scenario: Scenario) -> list[Fact]:
     """Return what does not fit together in a *scenario* whose devices all do the same."""
-    checks = (_experts, _cached, _parallelism, _islands, _pipeline, _replicated, _exchange, _sharing, _selected,
-              _foresight, _lengths)
+    checks = (_experts, _cached, _parallelism, _islands, _pipeline, _replicated, _expert_devices, _exchange, _sharing,
+              _selected, _foresight, _lengths)
     return [fact for check in checks for fact in check(scenario)] or list(_memory(scenario))
 
 
@@ -200,6 +200,32 @@ def _replicated(scenario: Scenario) -> Iterable[Fact]:
             yield name, "does not go with parallelism.dispatch replicated; use all_to_all"
 
 
+def _expert_devices(scenario: Scenario) -> Iterable[Fact]:
+    parallelism, n, size = scenario.parallelism, scenario.parallelism.expert_devices, scenario.stage_size
+    at, per_node = "parallelism.expert_devices", scenario.hardware.devices_per_node
+    if n == 0:
+        return
+    if scenario.model.moe is None:
+        yield at, f"model {scenario.model.name} has no experts; set it to 0"
+    elif n >= size:
+        yield at, f"{n} of the {size} devices of an island run experts, none is left for all else; use fewer"
+    elif n % parallelism.tp or n > per_node and n % per_node:
+        yield at, (f"{n} must be a multiple of parallelism.tp ({parallelism.tp}), and above the {per_node} devices of "
+                   f"a node whole nodes; change one of them")
+    for name, used, remedy in (
+            ("parallelism.mode", parallelism.mode == "context_coherent", "use dispatch_combine"),
+            ("parallelism.dispatch", parallelism.dispatch != "all_to_all", "use all_to_all"),
+            ("parallelism.pp", parallelism.pp > 1, "set it to 1"),
+            ("all_to_all", getattr(scenario.all_to_all, "needs_nodes", False), "use flat"),
+            ("overlap", scenario.overlap != "none", "leave it out"),
+            ("placement.online", scenario.online is not None, "leave it out"),
+            ("profile", scenario.profile is not None, "use kernels"),
+            ("cache", scenario.cache is not None, "leave it out"),
+            ("selection.attention", name_of(scenario.selection.attention) != "gpu_only", "use gpu_only")):
+        if used:
+            yield name, f"does not go with {at} ({n}); {remedy}"
+
+
 def _selected(scenario: Scenario) -> Iterable[Fact]:
     selection, device = scenario.selection, scenario.hardware.device
     if selection.processor is not None and device.beside(selection.processor) is None:
@@ -235,13 +261,22 @@ def _lengths(scenario: Scenario) -> Iterable[Fact]:
 
 def weight_bytes_per_device(scenario: Scenario) -> float:
     """Return the bytes of weights that the fullest device needs when experts are spread evenly."""
+    return max(_weight_bytes(scenario).values())
+
+
+def _weight_bytes(scenario: Scenario) -> dict[str, float]:
+    """Return the bytes of weights of the fullest device of each kind, by how errors call devices of that kind."""
     model, needed = scenario.model, []
     for layers in scenario.stages:
         each = -(-model.experts_per_layer[model.moe_rows(layers)] // scenario.n_holders)
         experts = int(each.sum()) if scenario.cache is None else cached_experts(scenario, each)
-        needed.append((experts * model.expert_bytes / scenario.parallelism.expert_tp if experts else 0.0)
-                      + model.non_expert_bytes(scenario.parallelism.tp, layers))
-    return max(needed)
+        needed.append((experts * model.expert_bytes / scenario.parallelism.expert_tp if experts else 0.0,
+                       model.non_expert_bytes(scenario.parallelism.tp, layers)))
+    if n := scenario.parallelism.expert_devices:
+        experts_alone, others = needed[0]  # of one stage
+        return {f"{scenario.hardware.n_devices - n * scenario.n_islands} devices without experts": others,
+                f"{n * scenario.n_islands} devices for experts": experts_alone}
+    return {f"{scenario.hardware.n_devices} devices": max(map(sum, needed))}
 
 
 def usable_bytes(scenario: Scenario) -> float:
@@ -250,10 +285,13 @@ def usable_bytes(scenario: Scenario) -> float:
 
 
 def _memory(scenario: Scenario) -> Iterable[Fact]:
-    demand, bound, machine = weight_bytes_per_device(scenario), usable_bytes(scenario), scenario.hardware
-    if demand >= bound:
+    bound, memory = usable_bytes(scenario), scenario.hardware.device.memory[0].name
+    alone = ", more of them (parallelism.expert_devices)" if scenario.parallelism.expert_devices else ""
+    for kind, demand in _weight_bytes(scenario).items():
+        if demand < bound:
+            continue
         yield "hardware", (
-            f"the weights do not fit: each of {machine.n_devices} devices needs {pretty(demand, 'byte', 4)} and has "
-            f"{pretty(bound, 'byte', 4)} ({scenario.memory_fraction:.0%} of {machine.device.memory[0].name}), "
-            f"{pretty(demand - bound, 'byte', 4)} too little; more devices, a larger parallelism.tp, narrower "
-            f"model.dtype.experts or a higher memory_fraction would help")
+            f"the weights do not fit: each of {kind} needs {pretty(demand, 'byte', 4)} and has "
+            f"{pretty(bound, 'byte', 4)} ({scenario.memory_fraction:.0%} of {memory}), "
+            f"{pretty(demand - bound, 'byte', 4)} too little; more devices{alone if 'for experts' in kind else ''}, "
+            f"a larger parallelism.tp, narrower model.dtype.experts or a higher memory_fraction would help")

@@ -42,9 +42,11 @@ def _together(scenario: Scenario, apart: Disaggregation) -> Iterable[Fact]:
     """Yield what is wrong with the scenario as a whole."""
     machine, at = scenario.hardware, "disaggregation"
     used = {"parallelism.mode": scenario.parallelism.mode == "context_coherent",
+            "parallelism.expert_devices": scenario.parallelism.expert_devices > 0,
             "placement.online": scenario.online is not None, "background": scenario.background is not None}
     if apart.parallelism is not None:
         used[f"{at}.parallelism.mode"] = apart.parallelism.mode == "context_coherent"
+        used[f"{at}.parallelism.expert_devices"] = apart.parallelism.expert_devices > 0
     if apart.placement is not None:
         used[f"{at}.placement.online"] = apart.placement.online is not None
     for name in (name for name, given in used.items() if given):

@@ -70,7 +70,8 @@ class Scenario(Spec):
     @property
     def n_groups(self) -> int:
         """Number of tensor-parallel groups, each with requests of its own (in a pipeline: one on each stage)."""
-        return self.hardware.n_devices // (self.parallelism.tp * self.parallelism.pp)
+        stages = self.hardware.n_devices // (self.stage_size * self.parallelism.pp)
+        return stages * self.groups_per_island
 
     @property
     def stage_size(self) -> int:
@@ -96,12 +97,12 @@ class Scenario(Spec):
     @property
     def groups_per_island(self) -> int:
         """Groups that step together."""
-        return self.stage_size // self.parallelism.tp
+        return (self.stage_size - self.parallelism.expert_devices) // self.parallelism.tp
 
     @property
     def n_holders(self) -> int:
         """Devices, or sets of devices that share every expert, among which those of a layer are placed."""
-        return self.stage_size // self.parallelism.expert_tp
+        return (self.parallelism.expert_devices or self.stage_size) // self.parallelism.expert_tp
 
     @property
     def of_island(self) -> Scenario:

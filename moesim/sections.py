@@ -62,6 +62,8 @@ class Parallelism(Spec):
     a group has all the group's tokens, as after the all-reduce of attention, and a second all-reduce sums up what its
     experts made of them (vLLM's tensor parallelism; Duplex, MICRO'24); between groups, ``all_to_all``.
     ``expert_tp``: devices that share every expert, by columns; above 1 it needs ``replicated``.
+    ``expert_devices``: the last so many devices of every island hold and run routed experts alone, all others all else
+    (MegaScale-Infer, arXiv 2504.02263; Duplex, MICRO'24, figure 5). 0: every device does both.
     ``deduplicate``: a token goes once to each device that holds some of its experts, not once per expert.
     """
 
@@ -71,6 +73,7 @@ class Parallelism(Spec):
     mode: Literal["dispatch_combine", "context_coherent"] = "dispatch_combine"
     dispatch: Literal["all_to_all", "all_gather", "replicated"] = "all_to_all"
     expert_tp: int = Field(default=1, ge=1)
+    expert_devices: int = Field(default=0, ge=0)
     context: Literal["kv", "hidden"] = "kv"
     deduplicate: bool = True
 

@@ -82,5 +82,6 @@ class Fleet:
         """Return the most bytes of KV on every device: a group's blocks, of the layers of each of its stages."""
         scenario, tp = self.scenario, self.scenario.parallelism.tp
         per_token = np.array([scenario.model.kv_bytes_per_token_on_device(tp, layers) for layers in scenario.stages])
-        return np.concatenate([np.outer(per_token, np.repeat(island.peak, tp)).ravel() * scenario.kv.block
+        others = [0] * scenario.parallelism.expert_devices
+        return np.concatenate([np.outer(per_token, [*np.repeat(island.peak, tp), *others]).ravel() * scenario.kv.block
                                for island in self.islands])

@@ -182,6 +182,8 @@ def _placement(scenario: Scenario, profile: RoutingTrace) -> Placement:
             placement = Placement.load(spec.path)
         else:
             nodes = machine.devices_per_node // scenario.parallelism.expert_tp if machine.nodes > 1 else None
+            if 0 < scenario.parallelism.expert_devices <= machine.devices_per_node:
+                nodes = None  # all of them in one node
             placement = placing.solve(profile, scenario.n_holders, solver=spec.solver, seed=scenario.seed,
                                       devices_per_node=nodes, bound=False)
     except ValueError as error:

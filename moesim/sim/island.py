@@ -18,6 +18,7 @@ from moesim.serving.group import Group, Requests
 from moesim.sim.background import background
 from moesim.sim.cost import Batch, StepCost, spent
 from moesim.sim.events import EventClock
+from moesim.sim.expert_devices import ExpertDevices
 from moesim.sim.expert_parallel import MODES
 from moesim.sim.halves import halves
 from moesim.sim.inputs import Inputs
@@ -40,8 +41,9 @@ class Island:
         self._inputs, self._live, self.groups = inputs, live, groups
         self._scenario = scenario = inputs.scenario
         self.network = network = Network.of(scenario.hardware, scenario.balancing, scenario.seed)
-        replicated = scenario.parallelism.dispatch == "replicated"
-        self.costs = (Replicated if replicated else MODES[scenario.parallelism.mode])(inputs, network)
+        parallelism = scenario.parallelism
+        kind = Replicated if parallelism.dispatch == "replicated" else MODES[parallelism.mode]
+        self.costs = (ExpertDevices if parallelism.expert_devices else kind)(inputs, network)
         self.offload = _offload(inputs)
         self._needs = Needs(scenario)
         self.record = Record(network, scenario.span_steps, _first_devices(scenario))

@@ -27,12 +27,14 @@ def memory(inputs: Inputs) -> tuple[pd.DataFrame, np.ndarray]:
         gap = pretty(-room.flat[worst], "byte")
         raise scenario.error("placement", f"device {worst} has {gap} too little memory for the experts placed on it; "
                                           f"spread them more evenly, or use larger devices")
+    room[:, scenario.groups_per_island * tp :] = 0.0  # the rest is of devices that only run experts
     table = pd.DataFrame({"device": np.arange(scenario.hardware.n_devices),
-                          "non_expert_bytes": np.tile(np.repeat(others, scenario.stage_size), scenario.n_islands),
+                          "non_expert_bytes": np.tile(others.ravel(), scenario.n_islands),
                           "expert_bytes": np.tile(experts.ravel(), scenario.n_islands),
                           "kv_capacity_bytes": np.tile(room.ravel(), scenario.n_islands)})
     per_token = np.array([[model.kv_bytes_per_token_on_device(tp, layers)] for layers in scenario.stages])
-    each = np.floor(room.reshape(len(room), -1, tp).min(axis=2) / per_token)
+    groups = room[:, : scenario.groups_per_island * tp].reshape(len(room), -1, tp)
+    each = np.floor(groups.min(axis=2) / per_token)
     tokens = each.min(axis=0).astype(np.int64)
     if scenario.kv.blocks is not None:
         tokens[:] = scenario.kv.blocks * scenario.kv.block
@@ -40,12 +42,13 @@ def memory(inputs: Inputs) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def _weights(inputs: Inputs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the bytes of an island's weights but experts, [stages, 1], of experts, and of the room kept for these.
+    """Return the bytes of an island's weights but experts, of experts, and of the room kept for these.
 
-    The last two are [stages, devices of one].
+    All are [stages, devices of one].
     """
-    scenario, model = inputs.scenario, inputs.scenario.model
-    others = np.array([[model.non_expert_bytes(scenario.parallelism.tp, layers)] for layers in scenario.stages])
+    scenario, model, alone = inputs.scenario, inputs.scenario.model, inputs.scenario.parallelism.expert_devices
+    here = np.arange(scenario.stage_size) < scenario.stage_size - alone
+    others = np.outer([model.non_expert_bytes(scenario.parallelism.tp, layers) for layers in scenario.stages], here)
     experts = np.zeros((len(others), scenario.stage_size))
     if inputs.routing is not None:
         counts = [inputs.placement.counts()[model.moe_rows(layers)] for layers in scenario.stages]
@@ -54,6 +57,7 @@ def _weights(inputs: Inputs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             counts = [_cached(scenario, of_stage) for of_stage in counts]
         experts = np.stack([np.repeat(np.full(len(of_stage), model.expert_bytes / shared_by) @ of_stage, shared_by)
                             for of_stage in counts])
+        experts = np.pad(experts, ((0, 0), (scenario.stage_size - experts.shape[1], 0)))
     if scenario.online is None:
         return others, experts, experts
     return others, experts, np.full(experts.shape, expert_slots(inputs.placement).sum() * model.expert_bytes)

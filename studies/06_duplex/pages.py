@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import beyond
+import hetero
 import pandas as pd
 import reproduce
 import sizes
@@ -71,7 +72,8 @@ def figures_table(stages: pd.DataFrame, latency_s: float) -> str:
 
 
 def _claims(tables: dict[str, pd.DataFrame]) -> dict[str, tuple[str, bool]]:
-    return reproduce.orders(tables["stages"]) | _served(tables["served"]) | _split(tables["split"]) | _crossing()
+    return (reproduce.orders(tables["stages"]) | _served(tables["served"]) | _split(tables["split"]) | _crossing()
+            | hetero.orders(tables["hetero"], tables["stages"]))
 
 
 def _served(served: pd.DataFrame) -> dict[str, tuple[str, bool]]:

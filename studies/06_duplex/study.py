@@ -13,6 +13,7 @@ from pathlib import Path
 
 import beyond
 import figures
+import hetero
 import pages
 import pandas as pd
 import reproduce
@@ -23,7 +24,7 @@ import split
 from moesim.page import renewed
 
 HERE = Path(__file__).resolve().parent
-TABLES = ("stages", "served", "split", "elsewhere", "designs")
+TABLES = ("stages", "served", "split", "hetero", "elsewhere", "designs")
 
 
 def main(asked: list[str]) -> None:
@@ -47,7 +48,8 @@ def compute() -> dict[str, pd.DataFrame]:
     setting.write_traces()
     beyond.write_traces()
     jobs = {"split": (split.row, split.tasks()), "served": (served.row, served.tasks()),
-            "stages": (reproduce.row, reproduce.tasks()), "elsewhere": (beyond.row, beyond.tasks()),
+            "hetero": (hetero.row, hetero.tasks()), "stages": (reproduce.row, reproduce.tasks()),
+            "elsewhere": (beyond.row, beyond.tasks()),
             "designs": (beyond.design, beyond.designs())}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         waiting = {name: [pool.submit(function, *task) for task in tasks] for name, (function, tasks) in jobs.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-MODULES = ("setting", "reproduce", "served", "split", "beyond", "sizes", "figures", "pages", "study")
+MODULES = ("setting", "reproduce", "served", "split", "hetero", "beyond", "sizes", "figures", "pages", "study")
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,9 @@ def test_every_published_number_is_met_at_the_settings_fixed_in_advance(
 
 def test_every_claim_of_order_holds(parts: dict[str, Any], stages: pd.DataFrame, folder: Path) -> None:
     claims = (parts["reproduce"].orders(stages) | parts["pages"]._served(pd.read_csv(folder / "served.csv"))
-              | parts["pages"]._split(pd.read_csv(folder / "split.csv")))
-    assert len(claims) == 12 and all(held for _, held in claims.values()), claims
+              | parts["pages"]._split(pd.read_csv(folder / "split.csv"))
+              | parts["hetero"].orders(pd.read_csv(folder / "hetero.csv"), stages))
+    assert len(claims) == 15 and all(held for _, held in claims.values()), claims
 
 
 def test_what_follows_from_sizes(parts: dict[str, Any]) -> None:
