@@ -36,3 +36,7 @@ def test_there_is_something_to_load() -> None:
     assert {"mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite", "deepseek-v3", "olmoe-1b-7b", "gpt-oss-20b",
             "gpt-oss-120b", "a100-1x8", "h100-1x8", "h200-1x8", "h200-2x8", "h200-8x8"} <= names
     assert SCENARIOS
+
+
+def test_examples_leave_nothing_in_the_root() -> None:
+    assert not [file.name for file in ROOT.iterdir() if file.suffix in (".parquet", ".csv", ".npz", ".png")]
