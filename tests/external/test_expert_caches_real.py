@@ -28,6 +28,7 @@ def test_sizes(one: Events, eight: Events) -> None:
     assert eight.uses.sum() == len(one.keys) and len(eight.keys) / len(one.keys) == pytest.approx(0.523, abs=0.001)
 
 
+@pytest.mark.slow
 def test_sequential_replay_punishes_lru_alone(eight: Events) -> None:
     """arXiv 2608.07911, Table 2: LRU and LFRU 27 to 29 % more misses, LFU, Belady and static at most 5 %."""
     more = {p: replay(eight, p, "40%", "sequential").misses / replay(eight, p, "40%", overflow="stream").misses - 1

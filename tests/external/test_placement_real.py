@@ -111,6 +111,7 @@ FANOUT = [("gptoss", 4, 3.02, (2.22, 1.17)), ("gptoss", 8, 3.59, (2.90, 1.32)),
           ("dsv2", 4, 3.35, (2.59, 1.09)), ("dsv2", 8, 4.55, (3.50, 1.18))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trace", "devices", "linear", "independent"), FANOUT)
 def test_coactivation_is_as_good_as_the_independent_table(splits: Any, trace: str, devices: int, linear: float,
                                                           independent: tuple[float, float]) -> None:
@@ -121,6 +122,7 @@ def test_coactivation_is_as_good_as_the_independent_table(splits: Any, trace: st
     assert trace == "dsv2" or values["load_max_over_mean"] <= independent[1] + 0.05
 
 
+@pytest.mark.slow
 def test_numbers_that_placement_must_reach(splits: Any) -> None:
     """Cross fraction or fan-out, and load, on the evaluation part; 4 devices for GPT-OSS and 8 for DeepSeek-V2-Lite."""
     def measured(trace: str, devices: int, name: str, *args: Any, **options: Any) -> tuple[float, float]:
@@ -138,6 +140,7 @@ def test_numbers_that_placement_must_reach(splits: Any) -> None:
         assert fanout <= 2.22 and load <= 1.20, solver
 
 
+@pytest.mark.slow
 def test_bounds_say_how_much_better_a_placement_could_be(splits: Any) -> None:
     """Of the independent integer program every gap stayed near 100 %."""
     for trace, devices, most in (("gptoss", 4, 0.30), ("gptoss", 8, 0.20), ("dsv2", 8, 0.35)):
