@@ -316,7 +316,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(tiny: str, tmp_path: Path) -> No
     command = [sys.executable, "-c", "from moesim.cli import main; main()", "sweep", str(file), "--out", "out"]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # off in background jobs
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # not so in jobs
     end = time.monotonic() + 60
     while not list(tmp_path.glob("out/points/*.parquet")):
         assert time.monotonic() < end and running.poll() is None
