@@ -161,6 +161,7 @@ def test_order_of_rows_does_not_matter(seed: int, balancing: str) -> None:
     assert mixed == pytest.approx(base[order], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_tolerance_costs_little_and_saves_events() -> None:
     flows = some_flows(2000, seed=2)
     exact = run_flows(FABRIC, flows)["finish_s"]
