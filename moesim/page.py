@@ -12,6 +12,8 @@ by hand
 
 from __future__ import annotations
 
+from pathlib import Path
+
 BEGIN, END = "<!-- computed by study.py: begin -->", "<!-- computed by study.py: end -->"
 
 
@@ -22,3 +24,8 @@ def renewed(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     if not found:
         raise ValueError(f"the markers are not there; write {begin} and {end} into the page")
     return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def renew(file: Path, text: str) -> None:
+    """Write *text* between the markers of the page *file*. Raises ``ValueError`` if it lacks one of them."""
+    file.write_text(renewed(file.read_text(encoding="utf-8"), text), encoding="utf-8")

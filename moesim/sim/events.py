@@ -19,7 +19,23 @@ from moesim.sim.links import Launch, Links
 from moesim.sim.server import Server
 
 
-class EventClock:
+class SimpyTime:
+    """The time of a simpy environment."""
+
+    _env: simpy.Environment
+
+    @property
+    def now(self) -> float:
+        """The current time, seconds."""
+        return self._env.now
+
+    def wait_until(self, time_s: float) -> None:
+        """Let time pass to *time_s*."""
+        if time_s > self._env.now:
+            self._env.run(until=time_s)
+
+
+class EventClock(SimpyTime):
     """Time as simpy has it. Each device has a processor; *network* has the links, where collectives may share them.
 
     Without a *network* every collective is alone on its links.
@@ -31,16 +47,6 @@ class EventClock:
         self._tp = tp
         self._processors = [Server(self._env) for _ in range(n_devices)]
         self._links = None if network is None else Links(self._env, network, background)
-
-    @property
-    def now(self) -> float:
-        """The current time, seconds."""
-        return self._env.now
-
-    def wait_until(self, time_s: float) -> None:
-        """Let time pass to *time_s*."""
-        if time_s > self._env.now:
-            self._env.run(until=time_s)
 
     def stand_still(self, launch: Launch) -> None:
         """Let time pass until the collective *launch*, which begins now, has ended; no step runs meanwhile."""

@@ -16,7 +16,7 @@ import simpy
 
 from moesim.scenario import Scenario
 from moesim.sim.cost import INDEX, SYNC, StepCost, spent
-from moesim.sim.events import EventClock
+from moesim.sim.events import EventClock, SimpyTime
 from moesim.sim.island import Island, Work
 from moesim.sim.steps import advance
 
@@ -85,7 +85,7 @@ class StepPipeline:
         self.wait_until(passage.end_s[-1])
 
 
-class EventPipeline:
+class EventPipeline(SimpyTime):
     """Time as simpy has it: stages and the links between them are resources, devices processes."""
 
     def __init__(self, scenario: Scenario):
@@ -93,16 +93,6 @@ class EventPipeline:
         self._layers = _slices(scenario)
         self._clocks = [EventClock(scenario.stage_size, scenario.parallelism.tp, env=env) for _ in self._layers]
         self._stages, self._links = ([simpy.Resource(env) for _ in self._layers] for _ in range(2))
-
-    @property
-    def now(self) -> float:
-        """The current time, seconds."""
-        return self._env.now
-
-    def wait_until(self, time_s: float) -> None:
-        """Let time pass to *time_s*."""
-        if time_s > self._env.now:
-            self._env.run(until=time_s)
 
     def begin(self, cost: StepCost) -> Passage:
         """As ``StepPipeline.begin``."""

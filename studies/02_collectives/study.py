@@ -15,7 +15,7 @@ import routing
 import words
 
 from moesim import config, plots
-from moesim.page import renewed
+from moesim.page import renew
 from moesim.trace import read_trace
 
 HERE = Path(__file__).resolve().parent
@@ -30,8 +30,7 @@ def main() -> None:
     """Compute and renew this folder."""
     tables = compute()
     text = write(tables, HERE)
-    readme = HERE / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
+    renew(HERE / "README.md", text)
     print(text)
 
 

@@ -21,7 +21,7 @@ import pages
 import pandas as pd
 import replay
 
-from moesim.page import renewed
+from moesim.page import renew
 
 HERE = Path(__file__).resolve().parent
 
@@ -42,8 +42,7 @@ def main(asked: list[str]) -> None:
     figures.save_all(tables, HERE / "figures")
     text = pages.numbers(tables)
     print(text)
-    readme = HERE / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
+    renew(HERE / "README.md", text)
 
 
 def all_rows(rows: Callable[..., list[dict[str, Any]]], tasks: Iterable[tuple[Any, ...]]) -> pd.DataFrame:

@@ -21,7 +21,7 @@ import pandas as pd
 import placing
 import setting
 
-from moesim.page import renewed
+from moesim.page import renew
 
 HERE = Path(__file__).resolve().parent
 TABLES = ("placements", "tokens", "strength", "iterations")
@@ -43,8 +43,7 @@ def main(asked: list[str]) -> None:
     figures.save_all(tables, HERE / "figures")
     text = pages.numbers(tables)
     print(text)
-    readme = HERE / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
+    renew(HERE / "README.md", text)
 
 
 def compute() -> dict[str, pd.DataFrame]:

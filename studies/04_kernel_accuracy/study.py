@@ -22,7 +22,7 @@ import pages
 import pandas as pd
 import speed
 
-from moesim.page import renewed
+from moesim.page import renew
 
 HERE = Path(__file__).resolve().parent
 STAGES: dict[str, Any] = {"models": models, "beyond": beyond, "learning": learning, "speed": speed}
@@ -58,8 +58,7 @@ def write() -> None:
     figures.save_all(tables, HERE / "figures")
     text = pages.numbers(tables)
     print(text)
-    readme = HERE / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
+    renew(HERE / "README.md", text)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pandas as pd
 import setting
 
 from moesim import runs
-from moesim.page import renewed
+from moesim.page import renew
 from moesim.runs import report
 
 HERE = setting.HERE
@@ -41,8 +41,7 @@ def main(asked: list[str]) -> None:
     tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in FILES}
     figures.save_all(tables, HERE / "figures")
     text = pages.words(tables)
-    readme = HERE / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
+    renew(HERE / "README.md", text)
     print(text)
 
 

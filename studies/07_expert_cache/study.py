@@ -16,7 +16,7 @@ import pandas as pd
 import replays
 import setting
 
-from moesim.page import renewed
+from moesim.page import renew
 
 HERE = Path(__file__).resolve().parent
 OF_TRACES = {"grid": replays.grid, "contracts": replays.contracts, "prefetching": replays.prefetching,
@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         compute(given.public)
     tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in OF_TRACES}
     figures.save_all(tables, HERE / "figures")
-    readme = HERE / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8"), pages.numbers(tables)), encoding="utf-8")
+    renew(HERE / "README.md", pages.numbers(tables))
 
 
 def compute(public: Path | None) -> None:

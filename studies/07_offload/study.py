@@ -15,7 +15,7 @@ import pages
 import pandas as pd
 import replays
 
-from moesim.page import renewed
+from moesim.page import renew
 
 HERE = Path(__file__).resolve().parent
 TABLES = {"readme": replays.readme, "batches": replays.batches, "expertflow": replays.expertflow,
@@ -27,8 +27,7 @@ def main() -> None:
     """Compute and renew this folder."""
     tables = {name: compute() for name, compute in TABLES.items()}
     text = write(tables, HERE)
-    readme = HERE / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
+    renew(HERE / "README.md", text)
 
 
 def write(tables: dict[str, pd.DataFrame], folder: Path) -> str:

@@ -16,7 +16,7 @@ import placing
 import switching
 
 from moesim import plots
-from moesim.page import renewed
+from moesim.page import renew
 
 HERE = Path(__file__).resolve().parent
 TABLES = {"switches": switching.switches, "table_v": switching.table_v, "popularity": switching.popularity,
@@ -29,8 +29,7 @@ def main() -> None:
     """Compute and renew this folder."""
     tables = {name: compute() for name, compute in TABLES.items()}
     text = write(tables, HERE)
-    readme = HERE / "README.md"
-    readme.write_text(renewed(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
+    renew(HERE / "README.md", text)
     print(text)
 
 

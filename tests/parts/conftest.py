@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from moesim.cli import app
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +29,22 @@ def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(letters, []))
     transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def run_page(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Run the commands of a page's one shell block in a new folder; return what each printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workloads").symlink_to(repo / "workloads")
+
+    def run(page: str) -> list[str]:
+        (block,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+        printed = []
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line)
+            done = CliRunner().invoke(app, arguments)
+            assert program == "moesim" and done.exit_code == 0, f"{line}: {done.stderr}"
+            printed.append(done.stdout)
+        return printed
+
+    return run

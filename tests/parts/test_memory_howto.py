@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from moesim import registry
-from moesim.cli import app
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +16,9 @@ def page(repo: Path) -> str:
     return (repo / "docs/howto/replay-an-expert-cache.md").read_text(encoding="utf-8")
 
 
-def test_the_commands_print_what_the_page_shows(page: str, repo: Path, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "workloads").symlink_to(repo / "workloads")
-    (commands,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
-    printed = []
-    for line in commands.splitlines():
-        program, *arguments = shlex.split(line)
-        done = CliRunner().invoke(app, arguments)
-        assert program == "moesim" and done.exit_code == 0, f"{line}: {done.stderr}"
-        printed.append([line.split() for line in done.stdout.splitlines()])
+def test_the_commands_print_what_the_page_shows(page: str, run_page: Callable[[str], list[str]],
+                                                tmp_path: Path) -> None:
+    printed = [[line.split() for line in out.splitlines()] for out in run_page(page)]
     shown = re.findall(r"```\n(batch.*?)\.\.\.\n```", page, flags=re.DOTALL)[0].splitlines()
     assert [line.split() for line in shown] == printed[0][:len(shown)]
     assert (tmp_path / "out/cache.csv").is_file() and "loaded_ahead" in printed[1][0]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from moesim.cli import app
 from moesim.placement import Placement, evaluate
 from moesim.trace import read_trace
 
@@ -20,17 +18,9 @@ def page(repo: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_commands_print_what_the_page_shows(page: str, repo: Path, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "workloads").symlink_to(repo / "workloads")
-    (commands,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
-    printed = []
-    for line in commands.splitlines():
-        program, *arguments = shlex.split(line)
-        done = CliRunner().invoke(app, arguments)
-        assert program == "moesim" and done.exit_code == 0, f"{line}: {done.stderr}"
-        printed.append(done.stdout.splitlines())
+def test_the_commands_print_what_the_page_shows(page: str, run_page: Callable[[str], list[str]],
+                                                tmp_path: Path) -> None:
+    printed = [out.splitlines() for out in run_page(page)]
     shown = re.findall(r"```\n(judged_on.*?)\.\.\.\n```", page, flags=re.DOTALL)[0].splitlines()
     assert [line.split() for line in shown[:1]] == [line.split() for line in printed[0][:1]]
     for ours, theirs in zip(shown[1:], printed[0][1:], strict=False):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from moesim import registry
-from moesim.cli import app
 from moesim.placement import Placement
 
 
@@ -21,14 +19,8 @@ def page(repo: Path) -> str:
     return (repo / "docs/howto/load-a-placement-into-an-engine.md").read_text(encoding="utf-8")
 
 
-def test_the_commands_run(page: str, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "workloads").symlink_to(repo / "workloads")
-    (block,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
-    for line in block.splitlines():
-        program, *arguments = shlex.split(line)
-        done = CliRunner().invoke(app, arguments)
-        assert program == "moesim" and done.exit_code == 0, f"{line}: {done.stderr}"
+def test_the_commands_run(page: str, run_page: Callable[[str], list[str]], tmp_path: Path) -> None:
+    run_page(page)
     own, back = (Placement.load(tmp_path / "out" / name) for name in ("placement.json", "back.json"))
     assert np.array_equal(own.replicas, back.replicas)
 

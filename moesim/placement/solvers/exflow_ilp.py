@@ -65,7 +65,7 @@ class ExflowIlp:
     as shares of all transitions, and whether that is proved for the stage.
 
     At the time limit the answer depends on the speed of the machine. Raises ``PlacementError`` for a program of more
-    than *max_constraints*, and if the devices have no nodes or no halves. TODO sizes.
+    than *max_constraints*, and if the devices have no nodes or no halves.
     """
 
     time_limit: Seconds = 60.0
