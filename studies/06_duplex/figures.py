@@ -68,7 +68,8 @@ def errors(stages: pd.DataFrame) -> Any:
     style.rows(ax, [str(what) for what in fixed.loc[rows, "what"]])
     ax.legend(fontsize=style.SMALL, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     ax.set_xlabel("error (%); grey: tolerance", fontsize=style.NORMAL, color=style.INK)
-    return figure
+    within = int(fixed.loc[rows, "held"].sum())
+    return headed(figure, f"{within} of {len(rows)} published ratios are within tolerance, most a little too high", "")
 
 
 def elsewhere(table: pd.DataFrame) -> Any:
@@ -88,7 +89,9 @@ def elsewhere(table: pd.DataFrame) -> Any:
         ax.set_title(f"batch {batch}", loc="left", fontsize=style.NORMAL, color=style.INK)
         ax.set_xlabel("throughput / GPU's", fontsize=style.NORMAL, color=style.INK)
     axes[0, -1].legend(fontsize=style.SMALL, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return headed(figure, "What becomes of the gain elsewhere", f"prompt and output: {beyond.LENGTH} tokens")
+    low, high = (float(f(over[list(SHOWN)[-1]])) for f in (min, max))
+    return headed(figure, f"Elsewhere too: with both kinds of sharing {low:.1f} to {high:.1f} times the GPU",
+                  f"prompt and output: {beyond.LENGTH} tokens")
 
 
 def designs(table: pd.DataFrame) -> Any:
@@ -114,4 +117,5 @@ def designs(table: pd.DataFrame) -> Any:
     for ax in axes[:, 0]:
         ax.set_ylabel("bandwidth over HBM's", fontsize=style.NORMAL, color=style.INK)
     batches = ", ".join(f"{model} {batch}" for model, batch in beyond.DESIGNED.items())
-    return headed(figure, "Tokens per joule over the GPU's", f"decodes, uniform routing; batch: {batches}")
+    return headed(figure, "Tokens per joule over the GPU's: a cap of power evens designs out",
+                  f"decodes, uniform routing; batch: {batches}")

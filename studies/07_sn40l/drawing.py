@@ -82,4 +82,6 @@ def launches(table: pd.DataFrame, published: Mapping[tuple[str, str], tuple[floa
         ax.minorticks_off()
         style.finish(ax, phase, "cost of a launch (µs)", "ratio of times" if phase == "decode" else "")
     axes[0, 0].legend(frameon=False, fontsize=style.NORMAL, loc="upper left")
+    figure.suptitle("No one cost of a launch is in all published ranges (bands)", x=0.01, ha="left",
+                    fontsize=style.TITLE, fontweight="bold", color=style.INK)
     return figure
