@@ -12,6 +12,7 @@ import pytest
 
 from moesim.kernels.measurements import checked
 from moesim.kernels.models.tile import Tile
+from moesim.page import renewed
 
 MODULES = ("setting", "models", "beyond", "learning", "speed", "lookup", "pages", "figures", "study")
 # Median, mean, 90th percentile of the absolute error in percent that shapes never fitted may have.
@@ -128,7 +129,7 @@ def test_speed(tables: dict[str, pd.DataFrame]) -> None:
 
 def test_readme_says_what_the_tables_have(parts: dict[str, Any], tables: dict[str, pd.DataFrame], folder: Path) -> None:
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    assert parts["study"].renewed(readme, parts["pages"].numbers(tables)) == readme
+    assert renewed(readme, parts["pages"].numbers(tables)) == readme
 
 
 def test_corners_come_first(parts: dict[str, Any]) -> None:

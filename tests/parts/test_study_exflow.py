@@ -13,6 +13,7 @@ import pytest
 from moesim import config
 from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
+from moesim.page import renewed
 from moesim.placement import evaluate
 from moesim.trace import read_trace
 
@@ -152,7 +153,7 @@ def test_models_learned(folder: Path) -> None:
 def test_the_readme_has_the_numbers_of_the_tables(parts: dict[str, Any], tables: dict[str, pd.DataFrame], folder: Path,
                                                   ) -> None:
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    assert parts["study"].renewed(readme, parts["pages"].numbers(tables)) == readme
+    assert renewed(readme, parts["pages"].numbers(tables)) == readme
 
 
 @pytest.mark.slow

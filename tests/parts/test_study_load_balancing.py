@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from moesim.network.play import play
+from moesim.page import renewed
 
 MODULES = ("setting", "collectives", "failures", "replay", "pages", "figures", "study")
 
@@ -118,7 +119,7 @@ def test_replayed_ports_and_times_by_hand(parts: dict[str, Any]) -> None:
 
 def test_readme_says_what_the_tables_have(parts: dict[str, Any], tables: dict[str, pd.DataFrame], repo: Path) -> None:
     readme = (repo / "studies" / "02_load_balancing" / "README.md").read_text(encoding="utf-8")
-    assert parts["study"].renewed(readme, parts["pages"].numbers(tables)) == readme
+    assert renewed(readme, parts["pages"].numbers(tables)) == readme
 
 
 def test_tables_keep_the_bands(tables: dict[str, pd.DataFrame]) -> None:
@@ -137,4 +138,4 @@ def test_a_table_of_another_version_is_refused(parts: dict[str, Any], tables: di
     with pytest.raises(ValueError, match="0 rows have"):
         parts["pages"].at(tables["collectives"], "all-reduce, ring", "reps")
     with pytest.raises(ValueError, match="markers are not there"):
-        parts["study"].renewed("a page", "numbers")
+        renewed("a page", "numbers")
