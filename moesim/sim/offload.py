@@ -15,14 +15,14 @@ import dataclasses
 
 import numpy as np
 
-from moesim import registry
-from moesim.hardware import HardwareSpec, Tier, TierLink
 from moesim.memory import CacheError, Events, events_of
 from moesim.memory.live import LiveCache, rooms
 from moesim.scenario import Scenario
+from moesim.sim.at_host import AtHost
+from moesim.sim.copying import Copies, below
 from moesim.sim.cost import INDEX, Batch, StepCost, block
 from moesim.sim.inputs import Inputs
-from moesim.sim.operators import Operators, Pricing
+from moesim.sim.operators import Pricing
 from moesim.units import pretty
 
 
@@ -111,70 +111,6 @@ class Offload:
         at = INDEX["fetch"]
         done = np.cumsum(cost.seconds.sum(axis=1), axis=0) - cost.seconds[:, at:].sum(axis=1)  # as fetch begins
         return np.diff(done[self._moe], axis=0)
-
-
-class AtHost:
-    """How long the processor of a host takes for experts whose weights it has: at its roofline, one node's at a time.
-
-    The hidden state of every token goes there and back over the link, once for each expert that it uses there.
-    """
-
-    def __init__(self, scenario: Scenario):
-        machine = scenario.hardware
-        self._operators = Operators(scenario, machine.host_processor, registry.make("kernel_model", "roofline"))
-        self._node, (tier, _) = machine.devices_per_node, below(machine)
-        assert tier.link is not None, "every tier but the first has one"
-        self._link, self._token_bytes = tier.link, scenario.model.activation_bytes_per_token
-
-    def seconds(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the seconds until *tokens* [M, D, slots] are computed there and back, [M, D]: the same in a node."""
-        nodes = tokens.reshape(len(tokens), -1, self._node * tokens.shape[2])
-        moved = tokens.sum(axis=2)  # [M, D]
-        by_node = moved.reshape(len(moved), -1, self._node)
-        on_link = by_node.sum(axis=2) if self._link.per == "node" else by_node.max(axis=2)
-        link_s = sum(self._link.setup * (on_link > 0) + on_link * self._token_bytes / (rate * self._link.efficiency)
-                     for rate in (self._link.bandwidth, self._link.back or self._link.bandwidth))
-        return np.repeat(self._operators.experts(nodes) + link_s, self._node, axis=1)
-
-
-class Copies:
-    """How long experts of *size* bytes take from the tier below to devices of *machine*."""
-
-    def __init__(self, machine: HardwareSpec, size: float):
-        tier, below_device = below(machine)
-        assert tier.link is not None, "every tier but the first has one"
-        self._link, self._tier, self._size = tier.link, tier, size
-        self._node, self._tier_is_shared = machine.devices_per_node, not below_device
-
-    def seconds(self, missed: np.ndarray) -> np.ndarray:
-        """Return the seconds until the last of *missed* [..., D] experts has come to each device, all asking at once.
-
-        Over an engine of its own a device gets one after the other (``lanes`` at a time); devices of a node take turns
-        at what they share: an engine, or the bandwidth of the tier.
-        """
-        nodes = missed.reshape(*missed.shape[:-1], -1, self._node)
-        turns = np.minimum(nodes[..., :, None], nodes[..., None, :]).sum(axis=-1).reshape(missed.shape)
-        shared_link = self._link.per == "node"
-        link_s = copy_s(self._link, self._size, turns if shared_link else missed)
-        tier_s = (turns if self._tier_is_shared else missed) * (self._size / self._tier.bandwidth)
-        return np.maximum(link_s, tier_s)
-
-
-def copy_s(link: TierLink, size: float, n: np.ndarray) -> np.ndarray:
-    """Return the seconds in which one engine of *link* moves *n* chunks of *size* bytes that are all ready.
-
-    As ``moesim.memory.dma.run`` for one copy: r chunks in flight share r / (r + half) of the bandwidth.
-    """
-    rate = link.bandwidth * link.efficiency
-    rounds, rest = np.divmod(n, link.lanes)
-    full_s = link.setup + size * (link.lanes + link.half) / rate
-    return rounds * full_s + np.where(rest > 0, link.setup + size * (rest + link.half) / rate, 0.0)
-
-
-def below(machine: HardwareSpec) -> tuple[Tier, bool]:
-    """Return the tier below the first of a device of *machine*, and whether each device has its own."""
-    own = machine.device.memory
-    return (own[1], True) if len(own) > 1 else (machine.host[0], False)
 
 
 def on_device(events: Events, held: np.ndarray) -> Events:

@@ -15,7 +15,7 @@ import moesim
 from moesim.config import ConfigError
 from moesim.hardware import TierLink
 from moesim.memory import dma
-from moesim.sim.offload import Copies, copy_s
+from moesim.sim.copying import Copies, copy_s
 
 HOST = "hardware.host=[{{name: host, capacity: {capacity}, bandwidth: 100 B/s, link: {{{link}}}}}]"
 # Layer 0 asks for 0, 1, 2, 1, 0: of two places, 2 takes that of 0. Layer 1 asks for 2, 2, 0, 1, 1.

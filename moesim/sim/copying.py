@@ -1,0 +1,47 @@
+"""How long experts take from the tier below to the devices that miss them: closed forms, for whole steps at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.hardware import HardwareSpec, Tier, TierLink
+
+
+class Copies:
+    """How long experts of *size* bytes take from the tier below to devices of *machine*."""
+
+    def __init__(self, machine: HardwareSpec, size: float):
+        tier, below_device = below(machine)
+        assert tier.link is not None, "every tier but the first has one"
+        self._link, self._tier, self._size = tier.link, tier, size
+        self._node, self._tier_is_shared = machine.devices_per_node, not below_device
+
+    def seconds(self, missed: np.ndarray) -> np.ndarray:
+        """Return the seconds until the last of *missed* [..., D] experts has come to each device, all asking at once.
+
+        Over an engine of its own a device gets one after the other (``lanes`` at a time); devices of a node take turns
+        at what they share: an engine, or the bandwidth of the tier.
+        """
+        nodes = missed.reshape(*missed.shape[:-1], -1, self._node)
+        turns = np.minimum(nodes[..., :, None], nodes[..., None, :]).sum(axis=-1).reshape(missed.shape)
+        shared_link = self._link.per == "node"
+        link_s = copy_s(self._link, self._size, turns if shared_link else missed)
+        tier_s = (turns if self._tier_is_shared else missed) * (self._size / self._tier.bandwidth)
+        return np.maximum(link_s, tier_s)
+
+
+def copy_s(link: TierLink, size: float, n: np.ndarray) -> np.ndarray:
+    """Return the seconds in which one engine of *link* moves *n* chunks of *size* bytes that are all ready.
+
+    As ``moesim.memory.dma.run`` for one copy: r chunks in flight share r / (r + half) of the bandwidth.
+    """
+    rate = link.bandwidth * link.efficiency
+    rounds, rest = np.divmod(n, link.lanes)
+    full_s = link.setup + size * (link.lanes + link.half) / rate
+    return rounds * full_s + np.where(rest > 0, link.setup + size * (rest + link.half) / rate, 0.0)
+
+
+def below(machine: HardwareSpec) -> tuple[Tier, bool]:
+    """Return the tier below the first of a device of *machine*, and whether each device has its own."""
+    own = machine.device.memory
+    return (own[1], True) if len(own) > 1 else (machine.host[0], False)
