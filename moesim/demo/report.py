@@ -10,6 +10,7 @@ import pandas as pd
 from moesim import units
 from moesim.demo import answer
 from moesim.demo.points import Points, best, slug
+from moesim.page import markdown
 from moesim.result import Result
 from moesim.scenario import Scenario
 
@@ -71,10 +72,11 @@ def write(out: Path, scenario: Scenario, points: Points, results: Mapping[tuple[
           figures: Mapping[str, Path]) -> Path:
     """Write ``report.md`` to *out*."""
     name, mode = best(points.table)
+    table = shown(points.table)
     parts = [
         f"# {QUESTION}", _setting(scenario, results[name, mode]),
         "## Answer", *answer.sentences(points),
-        "## Numbers", _markdown(shown(points.table)), READING,
+        "## Numbers", markdown(table, table.to_numpy(), words=2), READING,
         "## Figures", *(f"![{CAPTIONS[key]}](figures/{figures[key].name})\n\n{CAPTIONS[key]}" for key in CAPTIONS),
         "## What to keep in mind",
         "\n".join(f"- {line}" for line in [*_warnings(results), *_caveats(scenario, results[name, mode])]),
@@ -129,8 +131,3 @@ def _files(name: str) -> str:
         "Parquet, resolved scenario, versions.",
         "- `tables/`: the table above with all columns (`points.parquet`), and what each figure was drawn from.",
         "- `scenario.yaml`: the resolved scenario, for `moesim run`."])
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    rows = [list(table.columns), ["---", "---", *["---:"] * (len(table.columns) - 2)], *table.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, to_hex
-from setting import AFFINITY, FANOUT, QUICK, SOURCES, markdown, span, titled
+from setting import AFFINITY, FANOUT, QUICK, SOURCES, span, titled
 
 from moesim import plots
+from moesim.page import markdown
 from moesim.placement import Profile, evaluate, solve
 from moesim.plots import _style as style
 from moesim.trace import RoutingTrace

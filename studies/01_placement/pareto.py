@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import pareto_figures
 from pareto_figures import BESIDE, DEFAULT, KINDS, kept, worth
-from setting import AFFINITY, FANOUT, QUICK, SOURCES, Half, half, markdown, measured, span
+from setting import AFFINITY, FANOUT, QUICK, SOURCES, Half, half, measured, span
 
+from moesim.page import markdown
 from moesim.placement import PlacementError, solve
 from moesim.trace import RoutingTrace
 

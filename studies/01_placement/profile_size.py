@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from setting import AFFINITY, QUICK, SOURCES, half, markdown, only, span, titled
+from setting import AFFINITY, QUICK, SOURCES, half, only, span, titled
 
 from moesim import plots
+from moesim.page import markdown
 from moesim.placement import Profile, evaluate, solve
 from moesim.plots import _style as style
 from moesim.trace import RoutingTrace

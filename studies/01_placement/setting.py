@@ -138,12 +138,6 @@ def only(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return found
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """Return a table; all but the first *words* columns are aligned right."""
-    lines = [header, [*["---"] * words, *["---:"] * (len(header) - words)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def span(values: Iterable[float], form: str = ".2f") -> str:
     """Return "least to most" of *values*, or one number where they read the same."""
     numbers = list(values)

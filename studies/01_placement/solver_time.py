@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from setting import markdown, only, titled
+from setting import only, titled
 
 from moesim import plots
+from moesim.page import markdown
 from moesim.placement import Placement, Profile, solve
 from moesim.placement.bounds import lower_bound
 from moesim.placement.objective import Problem

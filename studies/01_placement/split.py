@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from setting import HERE, OWN, markdown, only, span, titled
+from setting import HERE, OWN, only, span, titled
 
 import moesim
 from moesim import plots
+from moesim.page import markdown
 from moesim.placement import Profile, solve
 from moesim.plots import _style as style
 from moesim.result import Result

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
+
+from moesim.page import markdown
 
 MIB = 2**20
 MEASURED = ((64, MIB, True), (2048, MIB, True), (64, 32 * MIB, False), (2048, 32 * MIB, True), (64, 256 * MIB, False),
@@ -69,13 +69,6 @@ def schemes_titles(schemes: pd.DataFrame) -> list[str]:
             f"Many tokens: {faster(many, top):.1f} times as fast as flat at {top} nodes"]
 
 
-def markdown(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table of Markdown; the first column is text, the others numbers."""
-    header = list(header)
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *([str(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def statements(times: pd.DataFrame, crossovers: pd.DataFrame, inside_s: float) -> list[tuple[str, str, str]]:
     """Return what Tutel says, what the model says, and whether that agrees."""
     both = wide(times)
@@ -110,7 +103,7 @@ def text(times: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> str:
     lines = [f"**2DH beats flat from {int(first[MIB])} GPUs at 1 MiB per GPU, {int(first[32 * MIB])} at 32 MiB, "
              f"{int(first[256 * MIB]):,} at 256 MiB.** {others}", "![Map](figures/crossover.png)",
              markdown(("Tutel says (appendix A.5, A.2, section 5)", "the model", "verdict"),
-                      statements(times, tables["crossovers"], inside)).replace("---:", "---"),
+                      statements(times, tables["crossovers"], inside), words=3),
              "![Times](figures/times.png)", "![Parts](figures/parts.png)",
              "## Node-limited routing against flat", _limited(tables["schemes"]), "![Schemes](figures/schemes.png)",
              _scheme_table(tables["schemes"]), "### Against DeepEP's published numbers", _checks(tables["published"]),

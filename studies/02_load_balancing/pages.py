@@ -6,6 +6,8 @@ import failures
 import pandas as pd
 from setting import BALANCINGS, COLLECTIVES, SOLVED_MB
 
+from moesim.page import markdown
+
 HALVING, DIRECT, TREE = "all-reduce, halving-doubling", "all-reduce, direct", "all-reduce, double binary tree"
 ONE, EPLB, EVEN, EQUAL = ("captured, one expert per device", "captured, 32 replicas (EPLB)", "drawn evenly",
                           "equal flows")
@@ -49,20 +51,13 @@ def span(row: pd.Series, digits: int = 3) -> str:
     return mean if least == most else f"{mean} ({least} to {most})"
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table; all columns but the first are aligned right if they hold numbers."""
-    lines = [header, ["---", *("---:" if all(r[i][:1].isdigit() or r[i][:1] in "+-n" for r in rows) else "---"
-                               for i in range(1, len(header)))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def ratios(table: pd.DataFrame) -> str:
     """Return the table of ratios at the solved size."""
     rows = []
     for balancing in BALANCINGS:
         known = table[(table["balancing"] == balancing) & (table["size_mb"] == SOLVED_MB)].set_index("collective")
         rows.append([balancing, *(span(known.loc[c]) if c in known.index else "not run" for c in COLLECTIVES)])
-    return markdown(["balancing", *COLLECTIVES], rows)
+    return markdown(["balancing", *COLLECTIVES], rows, words=1)
 
 
 def times(table: pd.DataFrame) -> str:
@@ -132,7 +127,7 @@ def broken(table: pd.DataFrame) -> str:
         time_s, lost_s = (some.set_index("balancing")[c].mul(1e3).round(2) + 0.0 for c in ("time_s", "lost_s"))
         rows.append([f"{str(collective).replace('_', '-')}, {what}", *(
             f"{time_s[b]:.2f} ({lost_s[b]:+.2f})" if b in time_s.index else "not run" for b in shown)])
-    return markdown(["ms (of which lost)", *shown], rows)
+    return markdown(["ms (of which lost)", *shown], rows, words=1)
 
 
 def replayed(table: pd.DataFrame) -> str:

@@ -21,7 +21,7 @@ import pages
 import pandas as pd
 import replay
 
-from moesim.page import renew
+from moesim.page import publish
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,11 +38,7 @@ def main(asked: list[str]) -> None:
         if not asked or name in asked:
             summary(all_rows(part.rows, part.tasks())).to_csv(HERE / f"{name}.csv", index=False, float_format="%.9g")
     tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in parts}
-    (HERE / "figures").mkdir(exist_ok=True)
-    figures.save_all(tables, HERE / "figures")
-    text = pages.numbers(tables)
-    print(text)
-    renew(HERE / "README.md", text)
+    publish(HERE, tables, figures.save_all, pages.numbers)
 
 
 def all_rows(rows: Callable[..., list[dict[str, Any]]], tasks: Iterable[tuple[Any, ...]]) -> pd.DataFrame:

@@ -7,6 +7,8 @@ import costs
 import pandas as pd
 import setting
 
+from moesim.page import markdown
+
 COUNTINGS = {"exflow": "ExFlow's counting", "waiting": "+ waiting", "kv": "+ keys and values", "full": "+ prompts"}
 
 
@@ -24,13 +26,6 @@ def numbers(tables: dict[str, pd.DataFrame]) -> str:
              "### The integer program", program(placements),
              "### How strong the affinity is", strength(tables["strength"])]
     return "\n\n".join(parts)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table; all columns but the first are aligned right if they hold numbers."""
-    lines = [header, ["---", *("---:" if all(r[i][:1].isdigit() or r[i][:1] in "+-" for r in rows) else "---"
-                               for i in range(1, len(header)))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def answer(tables: dict[str, pd.DataFrame]) -> str:

@@ -21,7 +21,7 @@ import pandas as pd
 import placing
 import setting
 
-from moesim.page import renew
+from moesim.page import publish
 
 HERE = Path(__file__).resolve().parent
 TABLES = ("placements", "tokens", "strength", "iterations")
@@ -39,11 +39,7 @@ def main(asked: list[str]) -> None:
         for name, table in compute().items():
             table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
     tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in TABLES}
-    (HERE / "figures").mkdir(exist_ok=True)
-    figures.save_all(tables, HERE / "figures")
-    text = pages.numbers(tables)
-    print(text)
-    renew(HERE / "README.md", text)
+    publish(HERE, tables, figures.save_all, pages.numbers)
 
 
 def compute() -> dict[str, pd.DataFrame]:

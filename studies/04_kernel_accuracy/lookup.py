@@ -44,10 +44,3 @@ def three(row: pd.Series) -> str:
 def span(values: pd.Series, digits: int = 1) -> str:
     """Return "least to most"."""
     return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table; columns whose every cell begins with a digit or a sign are aligned right."""
-    lines = [header, ["---", *("---:" if all(r[i][:1].isdigit() or r[i][:1] in "+-" for r in rows) else "---"
-                               for i in range(1, len(header)))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

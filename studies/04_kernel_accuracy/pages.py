@@ -5,9 +5,11 @@ from __future__ import annotations
 import beyond
 import figures
 import pandas as pd
-from lookup import THREE, markdown, mean_at, mean_of, one, span, those, three
+from lookup import THREE, mean_at, mean_of, one, span, those, three
 from models import RANGES_S
 from setting import MODELS, NOISE, OPERATORS, noise
+
+from moesim.page import markdown
 
 Tables = dict[str, pd.DataFrame]
 FEWEST = 30  # rows of which an error is told

@@ -22,7 +22,7 @@ import pages
 import pandas as pd
 import speed
 
-from moesim.page import renew
+from moesim.page import publish
 
 HERE = Path(__file__).resolve().parent
 STAGES: dict[str, Any] = {"models": models, "beyond": beyond, "learning": learning, "speed": speed}
@@ -54,11 +54,7 @@ def all_rows(table: Callable[..., pd.DataFrame], tasks: Iterable[tuple[str, ...]
 def write() -> None:
     """Draw the figures and renew the README, from the CSV files."""
     tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in STAGES}
-    (HERE / "figures").mkdir(exist_ok=True)
-    figures.save_all(tables, HERE / "figures")
-    text = pages.numbers(tables)
-    print(text)
-    renew(HERE / "README.md", text)
+    publish(HERE, tables, figures.save_all, pages.numbers)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pandas as pd
 import setting
 
 from moesim import runs
-from moesim.page import renew
+from moesim.page import publish
 from moesim.runs import report
 
 HERE = setting.HERE
@@ -39,10 +39,7 @@ def main(asked: list[str]) -> None:
     for name in wanted:
         parts[name](Path(folders[0]).resolve())
     tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in FILES}
-    figures.save_all(tables, HERE / "figures")
-    text = pages.words(tables)
-    renew(HERE / "README.md", text)
-    print(text)
+    publish(HERE, tables, figures.save_all, pages.words)
 
 
 def both_runs(folder: Path) -> None:

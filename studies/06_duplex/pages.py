@@ -8,6 +8,8 @@ import pandas as pd
 import reproduce
 import sizes
 
+from moesim.page import markdown
+
 PRESET_S = 0.8e-6  # latency of a hop: H100 preset of the released simulator
 
 
@@ -24,13 +26,6 @@ def numbers(tables: dict[str, pd.DataFrame]) -> str:
              elsewhere(tables["elsewhere"]), "### Other processors in memory", "![Designs](figures/designs.png)",
              designs(tables["designs"])]
     return "\n\n".join(parts)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table; all columns but the first are aligned right if they hold numbers."""
-    lines = [header, ["---", *("---:" if all(r[i][:1].isdigit() or r[i][:1] in "+-" for r in rows) else "---"
-                               for i in range(1, len(header)))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def answer(tables: dict[str, pd.DataFrame]) -> str:

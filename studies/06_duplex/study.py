@@ -21,7 +21,7 @@ import served
 import setting
 import split
 
-from moesim.page import renew
+from moesim.page import publish
 
 HERE = Path(__file__).resolve().parent
 TABLES = ("stages", "served", "split", "hetero", "elsewhere", "designs")
@@ -35,11 +35,7 @@ def main(asked: list[str]) -> None:
         for name, table in compute().items():
             table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
     tables = {name: pd.read_csv(HERE / f"{name}.csv") for name in TABLES}
-    (HERE / "figures").mkdir(exist_ok=True)
-    figures.save_all(tables, HERE / "figures")
-    text = pages.numbers(tables)
-    print(text)
-    renew(HERE / "README.md", text)
+    publish(HERE, tables, figures.save_all, pages.numbers)
 
 
 def compute() -> dict[str, pd.DataFrame]:
