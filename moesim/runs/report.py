@@ -12,6 +12,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from moesim import plots, whole
+from moesim.page import markdown
 from moesim.runs.compare import QUANTITIES
 from moesim.runs.run import Run
 from moesim.runs.validating import Validation
@@ -149,8 +150,7 @@ def _markdown(block: Block) -> str:
         return f"![{block.caption}](figures/{block.content})\n\n{block.caption}"
     if block.kind == "table":
         head, *rows = _cells(block.content)
-        rule = ["---", *["---:"] * (len(head) - 1)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+        return markdown(head, rows, words=1)
     return str(block.content)
 
 
