@@ -90,11 +90,13 @@ def _where(table: pd.DataFrame, strays: pd.DataFrame) -> str:
                      f"{'distinct experts' if column == 'fewer_distinct' else 'misses'}", *at])
     wide = strays.pivot(index=["strays", "seed"], columns="experts", values="fewer_distinct")
     first, last = wide[min(GAINS)], wide[max(GAINS)]
+    apart = (wide.groupby("strays").max() - wide.groupby("strays").min()).to_numpy().max()
     full = saved(table, "eight", 8, "turn", 64, "distinct")
     return ("Batches with which the gain grows from 32 to 64 to 128 experts:\n\n"
             + markdown(["", *(f"{many} subjects" for many in SUBJECTS)], rows, 1)
             + "\n\nWith eight subjects it grows from 64 tokens on: then a batch asks for "
-            f"{full[0]:.0f} of 32 experts, whoever is in it ({full[-1]:.0f} of 128). Differences of a point are noise. "
+            f"{full[0]:.0f} of 32 experts, whoever is in it ({full[-1]:.0f} of 128). Another seed moves a "
+            f"number of two subjects by up to {100 * apart:.0f} points: one cell of this table proves little. "
             "With 0, 10 or 20 % of tokens that go to any expert, and three seeds each, distinct experts of two "
             f"subjects of eight, dealt every turn, batch {BATCH}, grow in "
             f"{sum(grows(list(row)) for row in wide.to_numpy())} of {len(wide)}: from {first.min():.1%} to "

@@ -45,7 +45,7 @@ class Regroup:
         both = Continuous(size=2 * self.size).passes(trace, seed)
         rows, starts, fresh = [], [0], []
         for mine, is_fresh in zip(np.split(both.rows, both.starts[1:-1]), both.fresh, strict=True):
-            for part_of in self._halves(_routes(trace, mine, np.arange(len(mine)))):
+            for part_of in self._halves(trace, mine, np.arange(len(mine))):
                 if len(part_of):
                     rows.append(mine[np.sort(part_of)])
                     starts.append(starts[-1] + len(part_of))
@@ -58,17 +58,18 @@ class Regroup:
         begins, at = np.zeros(len(turns.lengths), np.int64), 0
         for first in range(0, len(begins), 2 * self.size):
             unit = (turns.request >= first) & (turns.request < first + 2 * self.size)
-            for half in self._halves(_routes(trace, turns.rows[unit], turns.request[unit] - first)):
+            for half in self._halves(trace, turns.rows[unit], turns.request[unit] - first):
                 if len(half):
                     begins[first + half] = at
                     at += int(turns.lengths[first + half].max())
         return turns.passes(begins)
 
-    def _halves(self, routes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places of the two batches: those like the first medoid, and the others."""
-        n = len(routes)
+    def _halves(self, trace: RoutingTrace, rows: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the owners (0.. for each of *rows*) in two batches: those like the first medoid, and the others."""
+        n = int(owner.max()) + 1
         if not self.iterations:
             return np.arange(min(self.size, n)), np.arange(min(self.size, n), n)
+        routes = _routes(trace, rows, owner)
         like = routes @ routes.T  # experts in common: what equal lengths of routes make of the Hamming distance
         a, b = np.unravel_index(int(like.argmin()), like.shape)
         order, half = np.arange(n), -(-n // 2)
@@ -86,7 +87,7 @@ class Regroup:
 
 
 def _routes(trace: RoutingTrace, rows: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return what each owner (0.. for each of *rows*) uses, the share of its tokens by layer and expert, flat."""
+    """Return what each owner uses: the share of its tokens by layer and expert, flat."""
     tokens = np.bincount(owner)
     found = np.zeros((len(tokens), trace.n_layers, trace.n_experts), np.float32)
     np.add.at(found, (owner[:, None, None], np.arange(trace.n_layers)[:, None], trace.chosen[rows]), np.float32(1))
