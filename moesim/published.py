@@ -12,8 +12,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from moesim.page import markdown
 
@@ -57,3 +60,16 @@ def summary(rows: Iterable[Row]) -> str:
 def as_table(rows: Iterable[Row]) -> str:
     """Return *rows* as a table of a page."""
     return markdown(COLUMNS, [[*(row[c] for c in COLUMNS[:-1]), "yes" if row["held"] else "**no**"] for row in rows], 1)
+
+
+def tabled(folder: Path, computes: Mapping[str, Callable[[], pd.DataFrame]],
+           compared: Callable[[dict[str, pd.DataFrame]], Any]) -> dict[str, pd.DataFrame]:
+    """Return the tables that *computes* make, and of them the table "published", each also as a CSV in *folder*.
+
+    *compared* gives the rows of "published" from the other tables.
+    """
+    tables = {name: compute() for name, compute in computes.items()}
+    tables["published"] = pd.DataFrame(compared(tables))
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    return tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,12 @@ COLOURS = dict(zip(GAINS, ("#6baed6", "#2171b5", "#08306b"), strict=True))
 def drawn(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Return all figures of *tables*."""
     return {"hits": hits(tables["hits"]), "scheduler": scheduler(tables["scheduler"])}
+
+
+def save_all(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Draw all figures of *tables* into *folder*."""
+    for name, figure in drawn(tables).items():
+        plots.save(figure, folder / f"{name}.png")
 
 
 def hits(table: pd.DataFrame) -> Any:

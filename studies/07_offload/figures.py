@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,12 @@ POINTS = {"Mixtral-offloading, no cache": (0.97, 1.00, "right"), "LRU, 4 of 8": 
 def drawn(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Return all figures of *tables*."""
     return {"residency": residency(tables["residency"]), "links": links(tables["lines"], tables["points"])}
+
+
+def save_all(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Draw all figures of *tables* into *folder*."""
+    for name, figure in drawn(tables).items():
+        plots.save(figure, folder / f"{name}.png")
 
 
 def residency(table: pd.DataFrame) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,12 @@ from moesim.plots import _style as style
 def drawn(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Return all figures of *tables*."""
     return {"hits": hits(tables["hits"])}
+
+
+def save_all(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Draw all figures of *tables* into *folder*."""
+    for name, figure in drawn(tables).items():
+        plots.save(figure, folder / f"{name}.png")
 
 
 def hits(table: pd.DataFrame) -> Any:

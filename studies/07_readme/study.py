@@ -11,11 +11,10 @@ from pathlib import Path
 import against
 import figures
 import pages
-import pandas as pd
 import replays
 
-from moesim import plots
-from moesim.page import renew
+from moesim.page import publish
+from moesim.published import tabled
 
 HERE = Path(__file__).resolve().parent
 TABLES = {"hits": replays.hits, "batches": replays.batches}
@@ -23,13 +22,7 @@ TABLES = {"hits": replays.hits, "batches": replays.batches}
 
 def main() -> None:
     """Compute and renew this folder."""
-    tables = {name: compute() for name, compute in TABLES.items()}
-    tables["published"] = pd.DataFrame(against.compared(tables))
-    for name, table in tables.items():
-        table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
-    for name, figure in figures.drawn(tables).items():
-        plots.save(figure, HERE / "figures" / f"{name}.png")
-    renew(HERE / "README.md", pages.text(tables))
+    publish(HERE, tabled(HERE, TABLES, against.compared), figures.save_all, pages.text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,12 @@ COLOURS = {"mark0": style.VERMILION, "mark_predict": style.BLUE}
 def drawn(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Return all figures of *tables*."""
     return {"bits": bits(tables["bits"])}
+
+
+def save_all(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Draw all figures of *tables* into *folder*."""
+    for name, figure in drawn(tables).items():
+        plots.save(figure, folder / f"{name}.png")
 
 
 def bits(table: pd.DataFrame) -> Any:
