@@ -38,6 +38,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_hash_seed() -> str:
+    """A ``PYTHONHASHSEED`` for another process that is not this one's (random where none is set)."""
+    return "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+
+
+@pytest.fixture(scope="session")
 def study_modules() -> Callable[[Path, Sequence[str]], AbstractContextManager[dict[str, Any]]]:
     """How to import modules of a study's folder, by name: other studies may have modules of the same names."""
 

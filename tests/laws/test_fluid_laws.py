@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from math import gcd, lcm
@@ -184,14 +185,18 @@ def test_one_piece_of_mprdma_is_ecmp_and_many_come_close_to_spraying() -> None:
     assert run_flows(wide, flows, "split")["finish_s"].max() == pytest.approx(spray, rel=1e-12)
 
 
-def test_same_seed_same_bytes_in_every_process() -> None:
-    """Two processes with other hashes of text: the same bytes for every balancing."""
-    code = ("import hashlib, sys; sys.path.insert(0, 'tests/laws'); import test_fluid_laws as t;"
-            "ends = [t.run_flows(t.FABRIC, t.some_flows(200), b, seed=9)['finish_s'] for b in t.BALANCING];"
-            "print([hashlib.sha256(end.to_numpy().tobytes()).hexdigest() for end in ends])")
-    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                           env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": str(i)}).stdout for i in range(2)}
-    assert len(runs) == 1
+def test_same_seed_same_bytes_in_every_process(other_hash_seed: str) -> None:
+    """Another process with other hashes of text: the same bytes for every balancing."""
+    code = ("import sys; sys.path.insert(0, 'tests/laws'); import test_fluid_laws as t; print(t.digests())")
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": other_hash_seed}).stdout
+    assert other == f"{digests()}\n"
+
+
+def digests() -> list[str]:
+    """Return a digest of the ends of 200 flows for every balancing."""
+    ends = (run_flows(FABRIC, some_flows(200), b, seed=9)["finish_s"] for b in BALANCING)
+    return [hashlib.sha256(end.to_numpy().tobytes()).hexdigest() for end in ends]
 
 
 @pytest.mark.parametrize("balancing", ["ecmp", "mprdma", "flowlet"])

@@ -242,7 +242,7 @@ def test_result_of_the_sweep_is_plain_numbers(tiny: Scenario) -> None:
 def test_a_sweep_runs_from_a_script_without_a_guard_and_from_standard_input(tmp_path: Path, repo: Path) -> None:
     script = ("import moesim\n"
               f"tiny = moesim.load({str(repo / 'tests/data/tiny.yaml')!r}, ('requests.count=4',))\n"
-              "print(moesim.sweep(tiny, {'seed': [0, 1]}, ['makespan_s'])['makespan_s'].gt(0).tolist())\n")
+              "print(moesim.sweep(tiny, {'seed': [0, 1]}, ['makespan_s'], 1)['makespan_s'].gt(0).tolist())\n")
     file = tmp_path / "script.py"
     file.write_text(script)
     for arguments, text in (([str(file)], None), (["-"], script)):
