@@ -98,7 +98,8 @@ def test_affinity_sweep_equals_the_independent_table(splits: Any, column: Column
     assert load > column.joint[0][1]
 
 
-@pytest.mark.parametrize("column", TABLE, ids=IDS)
+@pytest.mark.parametrize("column", [pytest.param(c, marks=[pytest.mark.slow] * (c.trace == "dsv2")) for c in TABLE],
+                         ids=IDS)
 def test_joint_is_as_good_as_the_independent_table(splits: Any, column: Column) -> None:
     for (cross, load), balance in zip(column.joint, BALANCE, strict=True):
         ours = measure(splits, column, "joint", pairs=column.pairs, balance=balance)

@@ -13,7 +13,7 @@ import pytest
 import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine_laws import DENSE_LAYERS, TINY, TWO_NODES, VARIANTS, _digest, tiny
+from test_engine_laws import DENSE_LAYERS, TINY, TWO_NODES, VARIANTS, _digest, ran, tiny
 
 import moesim
 from moesim.network import Constants, LeafSpine, Messages, Network
@@ -164,7 +164,7 @@ def test_sharing_takes_longer_and_no_longer_than_one_after_the_other(seed: int, 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_halves_conserve(variant: str) -> None:
     """The tokens, and without replicas and tensor parallelism the bytes of every link, of the run without overlap."""
-    whole, cut = (moesim.simulate(tiny(*VARIANTS[variant], *more)) for more in (("detail=events",), HALVES))
+    whole, cut = (ran(*more, *VARIANTS[variant]) for more in (("detail=events",), HALVES))
     assert cut.spans["half"].max() == 1
     assert cut.requests["finish_s"].notna().all()
     assert cut.steps["decode_tokens"].sum() == whole.steps["decode_tokens"].sum()
@@ -175,7 +175,7 @@ def test_halves_conserve(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_halves_share_a_processor_and_stay_in_order(variant: str) -> None:
-    result = moesim.simulate(tiny(*VARIANTS[variant], *HALVES))
+    result = ran(*HALVES, *VARIANTS[variant])
     spans, steps = result.spans, result.steps
     busy = spans[spans["server"] == "processor"].sort_values(["device", "start_s", "end_s"])
     for _, mine in busy.groupby("device"):
@@ -232,8 +232,10 @@ def test_background_on_other_links_does_not_matter(tmp_path: Path, at_home: tupl
 def test_background_on_the_same_links_slows_down(tmp_path: Path, variant: str) -> None:
     n = tiny(*MEETING[variant]).hardware.n_devices
     ring = [(d, (d + n // 2) % n, 3e5, 0.0) for d in range(n)]
-    alone, among, often = (moesim.simulate(tiny("detail=events", *MEETING[variant], *flows)).summary()["makespan_s"]
-                           for flows in ((), (others(tmp_path, ring, "500 us"),), (others(tmp_path, ring, "300 us"),)))
+    runs = (ran("detail=events", *MEETING[variant]),
+            *(moesim.simulate(tiny("detail=events", *MEETING[variant], others(tmp_path, ring, period)))
+              for period in ("500 us", "300 us")))
+    alone, among, often = (run.summary()["makespan_s"] for run in runs)
     assert alone < min(among, often)  # more often is not always slower: what counts is what they meet
 
 
