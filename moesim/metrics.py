@@ -134,12 +134,20 @@ def breakdown(steps: pd.DataFrame) -> pd.Series:
 
 
 def expert_cache(steps: pd.DataFrame) -> pd.Series:
-    """Return hit_ratio and fetched_bytes of a run with ``cache``; empty without one."""
+    """Return hit_ratio and fetched_bytes of a run with ``cache``; empty without one.
+
+    With ``cache.reroute`` also swapped_share, of all choices, and given_up_share, of the gate probability.
+    """
     if "expert_hits" not in steps:
         return pd.Series(dtype="float64")
     hits, misses = float(steps["expert_hits"].sum()), float(steps["expert_misses"].sum())
     fetched = float(steps["fetched_bytes"].sum()) if "fetched_bytes" in steps else 0.0  # misses computed at the host
-    return pd.Series({"hit_ratio": hits / (hits + misses), "fetched_bytes": fetched})
+    numbers = {"hit_ratio": hits / (hits + misses), "fetched_bytes": fetched}
+    if "swapped_choices" in steps:
+        sums = steps[["swapped_choices", "expert_choices", "given_up_probability", "gate_probability"]].sum()
+        numbers |= {"swapped_share": float(sums["swapped_choices"] / sums["expert_choices"]),
+                    "given_up_share": float(sums["given_up_probability"] / sums["gate_probability"])}
+    return pd.Series(numbers)
 
 
 def link_class_bytes(links: pd.DataFrame) -> pd.Series:

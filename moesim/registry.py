@@ -33,6 +33,7 @@ KINDS = {
     "objective": ("moesim.placement.objectives", "costs"),
     "cache_policy": ("moesim.memory.policies", "rule"),
     "prefetcher": ("moesim.memory.prefetchers", "forecast"),
+    "reroute": ("moesim.memory.reroutes", "swap"),
     "batching": ("moesim.memory.batching", "passes"),
     "scheduler": ("moesim.serving.schedulers", "plan"),
     "request_router": ("moesim.serving.routers", "choose"),

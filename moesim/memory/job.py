@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from moesim.memory.arrays import Found, Given, Stream, make_store
+from moesim.memory.arrays import Found, Given, Store, Stream, make_store
 from moesim.memory.events import Events
 from moesim.memory.loops import insert, run
 from moesim.memory.terms import CacheError, Rule
@@ -84,15 +84,19 @@ class Job:
     def play(self, rule: Rule, dropped: bool = False, hits: bool = False) -> Found:
         """Replay the events under *rule*; say which accesses hit and which were dropped before the next, if asked."""
         events = self.events
-        firsts = events.first_uses if rule.nexts else _NOTHING[np.float64]
-        store = make_store(events.layer_of, self.size, self.rooms, firsts)
-        for k in () if rule.held is None else rule.held.tolist():
-            insert(k, int(self.cache_of[k]), store)
         n = len(events.keys)
         found = Found(np.zeros((events.n_layers, 5), np.int64), np.zeros(n * hits, np.uint8),
                       np.zeros(n * dropped, np.uint8))
-        run(rule.score, self._stream(rule.resets), self._given(rule), store, found)
+        run(rule.score, self._stream(rule.resets), self.given(rule), self.store(rule), found)
         return found
+
+    def store(self, rule: Rule) -> Store:
+        """Return the caches as a replay begins: empty, but for what *rule* holds."""
+        firsts = self.events.first_uses if rule.nexts else _NOTHING[np.float64]
+        store = make_store(self.events.layer_of, self.size, self.rooms, firsts)
+        for k in () if rule.held is None else rule.held.tolist():
+            insert(k, int(self.cache_of[k]), store)
+        return store
 
     def _stream(self, resets: bool) -> Stream:
         events = self.events
@@ -100,7 +104,8 @@ class Job:
         return Stream(events.starts, events.keys, events.time, events.step, events.layer, self.cache_of[first],
                       events.fresh[events.step] * np.uint8(resets))
 
-    def _given(self, rule: Rule) -> Given:
+    def given(self, rule: Rule) -> Given:
+        """Return what *rule* and the prefetcher know."""
         ahead = self.forecast
         options = [rule.bypass, ahead.horizon if ahead else 1, ahead.crosses if ahead else 0, self.seed,
                    self.events.n_layers, 0]

@@ -53,7 +53,7 @@ class LiveCache:
         none = np.zeros(0, np.int64)
         nothing = Events(np.zeros(1, np.int64), _NO_KEYS, _NO_KEYS, np.zeros(0, np.float32), none, none, _NO_FLOATS,
                          layer_of, _NO_BYTES)
-        self._rule = _looking_back(policy, Job(nothing, nothing, cache_of, rooms, size, fit, seed))
+        self._rule = looking_back(policy, Job(nothing, nothing, cache_of, rooms, size, fit, seed))
         self._store = make_store(layer_of, size, rooms, _NO_FLOATS)
         for k in () if self._rule.held is None else self._rule.held.tolist():
             insert(k, int(cache_of[k]), self._store)
@@ -79,6 +79,10 @@ class LiveCache:
         self._passes += 1
         return found.hit.view(bool)
 
+    def there(self) -> np.ndarray:
+        """Return which keys are resident now, bool [keys]."""
+        return self._store.where >= 0
+
     def beyond(self, used: np.ndarray) -> int | None:
         """Return the first layer that uses more experts at once (*used* [layers]) than its cache holds, if any."""
         over = np.flatnonzero(used > self._room)
@@ -89,7 +93,7 @@ class LiveCache:
         return int(self._room[layer])
 
 
-def _looking_back(policy: Any, job: Job) -> Rule:
+def looking_back(policy: Any, job: Job) -> Rule:
     """Return the rule of *policy*. Raises ``CacheError`` if it needs what only a replay has."""
     remedy = "use one that needs only what has happened, e.g. lru, lfu or static"
     try:

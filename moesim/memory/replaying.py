@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moesim import registry
+from moesim.memory import rerouting
 from moesim.memory.arrays import FETCHED, HITS, MISSES, UNUSED, USED
 from moesim.memory.events import Events
 from moesim.memory.job import Job
@@ -31,20 +32,35 @@ def replay(events: Asked, policy: Any = "lru", capacity: Any = 1, contract: str 
     setup = Options.of(options)
     whole = events_of(events, setup.batch, seed)
     job = job_of(whole, contract, capacity, setup, seed)
-    needs, cache = needs_of(job)
-    if setup.overflow == "refuse":
-        refuse_overflow(job, needs, cache)
-    chosen, prefetcher = registry.make("cache_policy", policy), registry.make("prefetcher", setup.prefetcher)
-    job = dataclasses.replace(job, forecast=prefetcher.forecast(job))
-    rule = chosen.rule(job)
-    fill = needs / job.rooms[cache]
+    chosen, prefetcher, reroute = (registry.make(*asked) for asked in (
+        ("cache_policy", policy), ("prefetcher", setup.prefetcher), ("reroute", setup.reroute)))
+    if registry.name_of(reroute) == "none":
+        fill = _fill(job, setup)
+        job = dataclasses.replace(job, forecast=prefetcher.forecast(job))
+        rule = chosen.rule(job)
+        counts, changed = job.play(rule).counts, {}
+    else:
+        rerouting.check(job, contract, registry.name_of(prefetcher))
+        rule = rerouting.rule_of(chosen, job)
+        found = rerouting.play(job, rule, reroute)
+        fill = _fill(dataclasses.replace(job, events=found.events), setup)
+        counts, changed = found.counts, {"swapped": found.swapped, "given_up": found.given_up}
     how = {"contract": contract, "scope": scope_of(whole, setup.scope), "policy": registry.dump(chosen),
-           "prefetcher": registry.dump(prefetcher), "batching": whole.batching, "capacity": capacity, "seed": seed,
+           "prefetcher": registry.dump(prefetcher), "reroute": registry.dump(reroute),
+           "batching": whole.batching, "capacity": capacity, "seed": seed,
            "oracle": rule.oracle or (job.forecast is not None and job.forecast.oracle),
            "policy_oracle": rule.oracle,
            "loaded_before": 0 if rule.held is None else len(rule.held),
            "beyond_room": int((fill > 1).sum()), "mean_fill": float(fill.mean())}
-    return _stats(whole, job, job.play(rule).counts, how, setup.expert_bytes)
+    return _stats(whole, job, counts, how | changed, setup.expert_bytes)
+
+
+def _fill(job: Job, setup: Options) -> np.ndarray:
+    """Return what events that use anything take of their cache's room. Raises ``CacheError`` if too much is refused."""
+    needs, cache = needs_of(job)
+    if setup.overflow == "refuse":
+        refuse_overflow(job, needs, cache)
+    return needs / job.rooms[cache]
 
 
 def _stats(whole: Events, job: Job, found: np.ndarray, how: dict[str, Any], expert_bytes: Any) -> CacheStats:

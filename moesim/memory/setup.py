@@ -26,6 +26,7 @@ class Options:
     batch         of a trace: requests side by side (default: 1), or a part of kind ``batching``
     scope         ``layer`` (default of traces): each layer has a cache of the capacity; ``global``: one for all
     prefetcher    part of kind ``prefetcher``
+    reroute       part of kind ``reroute``: tokens may choose by what is resident
     fit           other requests from which policies and prefetchers may learn: a trace, or a list of sets
     expert_bytes  size of an expert, one number or one per layer: for bytes per token, and for capacities in bytes
     overflow      of events that use more than their cache holds: ``refuse`` them, or ``stream`` what does not fit
@@ -34,6 +35,7 @@ class Options:
     batch: Any = None
     scope: Literal["layer", "global"] | None = None
     prefetcher: Any = "none"
+    reroute: Any = "none"
     fit: Any = None
     expert_bytes: Any = None
     overflow: Literal["refuse", "stream"] = "refuse"

@@ -27,6 +27,8 @@ class CacheStats:
     capacity        as it was given
     capacity_experts  experts that fit, all caches together; NaN if their sizes differ
     oracle          policy or prefetcher sees what has not happened yet; ``policy_oracle`` the policy does
+    reroute         mapping of the part that lets tokens choose by what is resident
+    swapped         choices that it changed; ``given_up``: share of the gate probability of the best top-k not used
     moved_bytes     bytes of what was missed or loaded ahead; None if sizes were not given
     """
 
@@ -53,6 +55,9 @@ class CacheStats:
     seed: int
     oracle: bool
     policy_oracle: bool
+    reroute: dict[str, Any]
+    swapped: int = 0
+    given_up: float = 0.0
     moved_bytes: float | None = None
 
     @property
@@ -69,6 +74,11 @@ class CacheStats:
     def miss_fraction(self) -> float:
         """Return the effective miss fraction: misses / logical. Batches differ in it by sharing as well."""
         return self.misses / self.logical
+
+    @property
+    def swapped_share(self) -> float:
+        """Return swapped / logical: the part of all choices that are not the gate's."""
+        return self.swapped / self.logical
 
     @property
     def sharing(self) -> float:
@@ -88,10 +98,10 @@ class CacheStats:
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers and names as one flat row of a table; parts by their names."""
         names = ("contract", "scope", "capacity", "capacity_experts", "seed", "oracle", "policy_oracle", "events",
-                 "tokens", "logical", "union", "hits", "misses", "hit_ratio", "miss_fraction", "sharing", "mean_fill",
-                 "beyond_room", "loaded_ahead", "used_ahead", "unused_ahead", "loaded_before", "loads",
-                 "bytes_per_token")
+                 "tokens", "logical", "union", "hits", "misses", "hit_ratio", "swapped_share", "given_up",
+                 "miss_fraction", "sharing", "mean_fill", "beyond_room", "loaded_ahead", "used_ahead", "unused_ahead",
+                 "loaded_before", "loads", "bytes_per_token")
         parts = {key: None if (value := getattr(self, key)) is None else value["name"]
-                 for key in ("policy", "prefetcher", "batching")}
+                 for key in ("policy", "prefetcher", "batching", "reroute")}
         size = {"batch": (self.batching or {}).get("size")}
         return parts | size | {name: getattr(self, name) for name in names}

@@ -68,15 +68,15 @@ class _Common:
         self.model, self.network = inputs.scenario.model, network
         self.operators: Pricing = operators_of(inputs.scenario)
         if inputs.routing is not None:
-            self.chosen = np.ascontiguousarray(inputs.trace.chosen)
+            chosen = np.ascontiguousarray(inputs.trace.chosen)
+            self.chosen = lambda rows: chosen.take(rows, axis=0)  # what tokens of trace rows use
             self.place(inputs.placement)
         self.tp, machine = inputs.scenario.parallelism.tp, inputs.scenario.hardware
         self.n_devices, self.per_node = machine.n_devices, machine.devices_per_node
         self.moe = np.array(self.model.moe_layer_indices, np.int64)
         self.dense = np.setdiff1d(np.arange(self.model.layers), self.moe)
         self._moe_rows, self._dense_rows = block(self.moe), block(self.dense)  # of costs
-        self._shared = self.model.shared_gemms()
-        self.token_bytes = self.model.activation_bytes_per_token
+        self._shared, self.token_bytes = self.model.shared_gemms(), self.model.activation_bytes_per_token
 
     def place(self, placement: Placement) -> None:
         """Let experts be where *placement* has them, from the next step on."""
@@ -194,7 +194,7 @@ class DispatchCombine(_Common):
         """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into the cost of *space*."""
         cost, tokens, copies, _, visits = space
         gather = self.scenario.parallelism.dispatch == "all_gather"
-        routing.dispatch(self.chosen.take(rows, axis=0), home, self.slots.device, self.slots.slot, self.per_node,
+        routing.dispatch(self.chosen(rows), home, self.slots.device, self.slots.slot, self.per_node,
                          self.scenario.parallelism.deduplicate, tokens, None if gather else copies, visits)
         at_home = np.bincount(home, minlength=self.n_devices)
         cost.put("gate", self._moe_rows, self.operators.gate(at_home))
@@ -225,9 +225,9 @@ class ContextCoherent(_Common):
         self._location[batch.prefill] = batch.prefill_group
         where = np.empty((len(batch.decode), len(self.moe) + 1), np.int32)
         where[:, 0] = self._location[batch.decode]
-        routing.follow(self.chosen[batch.decode_rows], where, self.slots.device, self.slots.slot, self.per_node,
+        routing.follow(self.chosen(batch.decode_rows), where, self.slots.device, self.slots.slot, self.per_node,
                        tokens, copies, returns)
-        routing.owned(self.chosen[batch.prefill_rows], self.slots.device, self.slots.slot, tokens)
+        routing.owned(self.chosen(batch.prefill_rows), self.slots.device, self.slots.slot, tokens)
         self._location[batch.decode] = where[:, -1]
         present = self._count(where, np.ones(len(where)))
         self._local(cost, batch, where, present)

@@ -45,6 +45,8 @@ class Island:
         kind = Replicated if parallelism.dispatch == "replicated" else MODES[parallelism.mode]
         self.costs = (ExpertDevices if parallelism.expert_devices else kind)(inputs, network)
         self.offload = _offload(inputs)
+        if self.offload is not None and self.offload.reroute is not None:
+            self.costs.chosen = self.offload.reroute.chosen
         self._needs = Needs(scenario)
         self.record = Record(network, scenario.span_steps, _first_devices(scenario))
         self.replacing = Replacing(inputs, network, self.record) if scenario.online else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from moesim.metrics import expert_cache
 from moesim.network import Network, validity
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Pricing
@@ -15,7 +16,8 @@ def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: P
     """
     traced = inputs.routing is not None and not inputs.scenario.traced.balanced
     return [*_routing(inputs), *(_repetition(steps) if traced else ()), *_sharing(inputs), *_online(inputs),
-            *_jitter(inputs), *_cached(inputs), *_network(inputs, links, network), *operators.extrapolated()]
+            *_jitter(inputs), *_cached(inputs), *_rerouted(inputs, steps), *_network(inputs, links, network),
+            *operators.extrapolated()]
 
 
 def _routing(inputs: Inputs) -> list[str]:
@@ -95,6 +97,15 @@ def _cached(inputs: Inputs) -> list[str]:
         found.append("cache: islands of a node are taken to have its host memory, and a link that the node shares, to "
                      "themselves")
     return found
+
+
+def _rerouted(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
+    if inputs.scenario.cache is None or not inputs.scenario.cache.rerouted:
+        return []
+    found = expert_cache(steps)
+    return [f"cache.reroute: {found['swapped_share']:.1%} of the tokens' choices are not those of their gates, which "
+            f"gives up {found['given_up_share']:.1%} of the gate probability: another model, whose quality is not in "
+            f"this result"]
 
 
 def _network(inputs: Inputs, links: pd.DataFrame, network: Network) -> list[str]:

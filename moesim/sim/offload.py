@@ -23,6 +23,7 @@ from moesim.sim.copying import Copies, below
 from moesim.sim.cost import INDEX, Batch, StepCost, block
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Pricing
+from moesim.sim.rerouting import Reroute
 from moesim.units import pretty
 
 
@@ -42,6 +43,7 @@ class Offload:
         replicas = inputs.placement.replicas.transpose(2, 0, 1)  # [H, M, E]
         profile = events_of(inputs.profile) if inputs.profile is not None else None
         self._caches = [self._made(held, profile) for held in replicas]
+        self.reroute = Reroute.of(inputs, replicas, self._caches) if scenario.cache.rerouted else None
         _check_room(scenario, replicas)
 
     def _made(self, held: np.ndarray, profile: Events | None) -> LiveCache | None:
@@ -73,6 +75,8 @@ class Offload:
                 missing[:, holder] = self._missing(holder, cache, used[:, holder], fresh)
         misses = int(np.count_nonzero(missing))
         cost.spent |= {"expert_hits": int(np.count_nonzero(used)) - misses, "expert_misses": misses}
+        if self.reroute is not None:
+            cost.spent |= self.reroute.tally()
         if self._host is not None:
             hits_s = operators.experts(np.where(missing, 0, cost.expert_tokens))
             wait_s = np.maximum(self._host.seconds(np.where(missing, cost.expert_tokens, 0)) - hits_s, 0.0)

@@ -48,7 +48,7 @@ class Replicated(DispatchCombine):
         cost, tokens, copies = space.cost, space.tokens, space.copies
         group = home // self.tp
         alone = len(tokens[0]) == 1
-        routing.dispatch(self.chosen[rows], group, self.slots.device, self.slots.slot, 1, True, tokens,
+        routing.dispatch(self.chosen(rows), group, self.slots.device, self.slots.slot, 1, True, tokens,
                          None if alone else copies, None)
         here = np.bincount(group, minlength=len(tokens[0]))
         on_device = np.repeat(here, self.tp)

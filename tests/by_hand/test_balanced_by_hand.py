@@ -65,8 +65,9 @@ def loads_of_steps(scenario: moesim.Scenario) -> list[np.ndarray]:
         costs = island.costs
         step, chosen = costs.step, costs.chosen
 
-        def watched(batch: Any, half: int = 0, step: Any = step, chosen: np.ndarray = chosen) -> Any:
-            seen.append(np.stack([np.bincount(chosen[batch.rows, layer].ravel(), minlength=4) for layer in range(2)]))
+        def watched(batch: Any, half: int = 0, step: Any = step, chosen: Any = chosen) -> Any:
+            used = chosen(batch.rows)
+            seen.append(np.stack([np.bincount(used[:, layer].ravel(), minlength=4) for layer in range(2)]))
             return step(batch, half)
 
         costs.step = watched
