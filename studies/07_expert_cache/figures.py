@@ -20,7 +20,8 @@ DASHED = ("belady, forced", "mark_predict")  # see the future
 def save_all(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     """Draw all figures of *tables* into *folder*."""
     folder.mkdir(exist_ok=True)
-    for name, drawn in (("misses", misses(tables["grid"])), ("bits", bits(tables["bits"]))):
+    for name, drawn in (("misses", misses(tables["grid"])), ("bits", bits(tables["bits"])),
+                        ("rerouting", rerouting(tables["rerouting"]))):
         plots.save(drawn, folder / f"{name}.png")
 
 
@@ -73,6 +74,31 @@ def bits(table: pd.DataFrame) -> Any:
                   loc="outside right center")
     return _titled(figure, "One bit per use beats LRU and LFRU as long as few of the bits are wrong",
                    "30 % of a layer's experts fit, one request at a time")
+
+
+def rerouting(table: pd.DataFrame) -> Any:
+    """Draw the hits of LRU by the share of swapped choices, one request: a panel for each room, a line for each keep."""
+    panels = list(table[table["batch"] == 1].groupby("capacity", sort=False))
+    figure, axes = plots.figure(columns=len(panels), size=(4.2 * len(panels), 3.8))
+    lines = {1: ("the best expert always", style.BLUE, (-9, 4)), 0: ("none always", style.ORANGE, (4, -10))}
+    for ax, (capacity, some) in zip(axes[0], panels, strict=True):
+        style.axes(ax)
+        belady = 100 * (1 - (1 - some["hit_ratio"].iloc[0]) / some["over_belady"].iloc[0])
+        ax.axhline(belady, color=style.BLACK, ls="--", lw=1)
+        ax.text(100 * some["swapped_share"].max(), belady, "Belady of what the gates chose", ha="right", va="top",
+                fontsize=style.SMALL, color=style.INK)
+        for keep, (name, colour, away) in lines.items():
+            points = 100 * pd.concat([some.iloc[:1], some[some["keep"] == keep]])[["swapped_share", "hit_ratio"]]
+            ax.plot(*points.to_numpy().T, color=colour, marker="o", ms=3, lw=1.4, label=name)
+            for window, point in zip(some.loc[some["keep"] == keep, "window"], points.to_numpy()[1:], strict=True):
+                ax.annotate(f"{window}", point, away, textcoords="offset points", fontsize=style.SMALL, color=colour)
+        ax.set_title(f"{capacity[:-1]} % of the experts fit", loc="left", fontsize=style.NORMAL, color=style.INK)
+        ax.set_xlabel("choices that are not the gate's (%)", fontsize=style.NORMAL, color=style.INK)
+    axes[0, 0].set_ylabel("hits (%)", fontsize=style.NORMAL, color=style.INK)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=style.SMALL, ncols=2,
+                  loc="outside lower left")
+    return _titled(figure, "Choosing by what is there hits more than Belady, for one choice in six or more",
+                   "reference-moe, LRU, top-2 of 32; numbers: candidates looked at")
 
 
 def _titled(figure: Any, title: str, note: str) -> Any:

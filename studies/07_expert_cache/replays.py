@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pandas as pd
-from setting import BATCHES, CAPACITIES, FORCED, NAMES, POLICIES
+from setting import BATCHES, CAPACITIES, FORCED, NAMES, POLICIES, SWAPPING, WINDOWS
 
 from moesim.memory import compare, events_of, replay
 from moesim.trace import RoutingTrace
@@ -54,6 +56,25 @@ def bits(name: str, trace: RoutingTrace) -> pd.DataFrame:
                 rates = {kind: error for kind in ("missed", "spurious") if wrong in ("both", kind)}
                 misses = replay(events, {"name": policy} | rates, "30%", scope="layer", overflow="stream").misses
                 rows.append({"policy": policy, "wrong": wrong, "error": error, "ratio": misses / best})
+    return _named(name, pd.DataFrame(rows))
+
+
+def rerouting(name: str, trace: RoutingTrace) -> pd.DataFrame:
+    """Return what LRU hits if tokens choose by what is resident, and what of their choices that changes.
+
+    Nothing of traces that do not say which experts came next in rank.
+    """
+    rows: list[dict[str, float | str]] = []
+    for batch in (1, 8) if trace.n_ranked > trace.top_k else ():
+        events = events_of(trace.evaluation(), batch)
+        for capacity in SWAPPING:
+            best = replay(events, "belady", capacity, overflow="stream").misses
+            for keep, window in [(trace.top_k, trace.top_k), *itertools.product((1, 0), WINDOWS)]:
+                found = replay(events, "lru", capacity, overflow="stream",
+                               reroute={"name": "cache_conditional", "keep": keep, "window": window})
+                rows.append({"batch": batch, "capacity": capacity, "keep": keep, "window": window,
+                             "hit_ratio": found.hit_ratio, "misses": found.misses, "over_belady": found.misses / best,
+                             "swapped_share": found.swapped_share, "given_up": found.given_up})
     return _named(name, pd.DataFrame(rows))
 
 

@@ -11,6 +11,7 @@ HERE = Path(__file__).resolve().parent
 OWN, GPT = "reference-moe", "GPT-OSS-20B"
 PUBLIC = "gptoss20b_decode_167seq.npz"
 CAPACITIES = ("10%", "20%", "30%", "40%", "60%")
+SWAPPING, WINDOWS = ("30%", "50%"), (3, 4, 6, 8)  # where choices are changed; our trace has 8 ranks
 BATCHES = (1, 2, 4, 8, 16)
 # hobbit without uses in high precision: the public trace has no probabilities
 POLICIES: tuple[Any, ...] = ("random", "lru", "lfu", "lfru", "static", "eam",

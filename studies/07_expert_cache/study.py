@@ -20,7 +20,7 @@ from moesim.page import renew
 
 HERE = Path(__file__).resolve().parent
 OF_TRACES = {"grid": replays.grid, "contracts": replays.contracts, "prefetching": replays.prefetching,
-             "bits": replays.bits}
+             "bits": replays.bits, "rerouting": replays.rerouting}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,6 +41,7 @@ def compute(public: Path | None) -> None:
     traces = setting.traces(public)
     for name, rows in OF_TRACES.items():
         path, found = HERE / f"{name}.csv", [rows(label, trace) for label, trace in traces.items()]
+        found = [table for table in found if len(table)]
         if path.is_file():
             before = pd.read_csv(path)
             found += [before[~before["trace"].isin(traces)]]
