@@ -230,30 +230,27 @@ def _admit(score, i: int, wanted: int, stream: Stream, given: Given, store: Stor
             store.of[k, MARK] = store.phase[cache]
 
 
-@njit(cache=True, nogil=True)
-def _happen(score, i: int, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
-    """Let event *i* happen."""
-    _begin(i, stream, given, store)
-    if len(given.ahead_starts):
-        _fetch_ahead(score, i, stream, given, store, found)
-    wanted = _classify(i, stream, given, store, found)
-    if wanted:
-        _admit(score, i, wanted, stream, given, store, found)
-
-
 @njit(types.void(SCORE, STREAM, GIVEN, STORE, FOUND), cache=True, nogil=True)
 def run(score, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
     """Replay all events of *stream*."""
     for i in range(len(stream.time)):
-        _happen(score, i, stream, given, store, found)
+        _begin(i, stream, given, store)
+        if len(given.ahead_starts):
+            _fetch_ahead(score, i, stream, given, store, found)
+        wanted = _classify(i, stream, given, store, found)
+        if wanted:
+            _admit(score, i, wanted, stream, given, store, found)
 
 
 @njit(types.void(SCORE, PICK, TOKENS, USES, STREAM, GIVEN, STORE, FOUND), cache=True, nogil=True)
 def run_choosing(score, pick, tokens, passes, stream, given, store, found) -> None:  # type: ignore[no-untyped-def]
-    """Replay as ``run``, but what tokens use is decided as each event begins, by what is resident then.
+    """Replay as ``run``, nothing loaded ahead; what tokens use is decided as each event begins, by what is resident.
 
     Writes ``starts`` and ``keys`` of *stream*, and how many tokens of the *passes* use each key.
     """
     for i in range(len(stream.time)):
         list_uses(pick, i, tokens, passes, stream, store)
-        _happen(score, i, stream, given, store, found)
+        _begin(i, stream, given, store)
+        wanted = _classify(i, stream, given, store, found)
+        if wanted:
+            _admit(score, i, wanted, stream, given, store, found)
