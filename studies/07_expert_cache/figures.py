@@ -77,7 +77,7 @@ def bits(table: pd.DataFrame) -> Any:
 
 
 def rerouting(table: pd.DataFrame) -> Any:
-    """Draw the hits of LRU by the share of swapped choices, one request: a panel for each room, a line for each keep."""
+    """Draw the hits of LRU by the share of swapped choices, one request: a panel for each room."""
     panels = list(table[table["batch"] == 1].groupby("capacity", sort=False))
     figure, axes = plots.figure(columns=len(panels), size=(4.2 * len(panels), 3.8))
     lines = {1: ("the best expert always", style.BLUE, (-9, 4)), 0: ("none always", style.ORANGE, (4, -10))}

@@ -103,15 +103,15 @@ def swapping(table: pd.DataFrame) -> str:
     at = table[(table["batch"] == 1) & (table["capacity"] == "50%")]
     plain, most = at.iloc[0], at[(at["keep"] == 1) & (at["window"] == at["window"].max())].iloc[0]
     return (f"Cache-conditional routing (max rank, arXiv 2412.00099): each token's `keep` best experts are used in any "
-            f"case, the other places go to its `window` best, resident ones first. Half of the experts fit, one request: "
-            f"hits rise from {plain['hit_ratio']:.1%} to {most['hit_ratio']:.1%} "
+            f"case, the other places go to its `window` best, resident ones first. Half of the experts fit, one "
+            f"request: hits rise from {plain['hit_ratio']:.1%} to {most['hit_ratio']:.1%} "
             f"({100 * (most['hit_ratio'] - plain['hit_ratio']):+.1f} points), "
             f"{1 - most['misses'] / plain['misses']:.0%} fewer misses, with {most['swapped_share']:.1%} of all choices "
             f"swapped and {most['given_up']:.1%} of the gate probability given up. Published: more than 50 % fewer "
             f"misses (with another rule of the same paper, a bonus on logits); +15 points at a hit ratio of 74 % with "
             f"17.8 % swapped (keep 2, window 12, other models). What it costs in quality no replay can say.\n\n"
-            f"Misses / those of Belady are below 1 where this hits more than the best eviction of what the gates chose: "
-            f"the requests are not the same any more. Belady bounds eviction, not this. With `keep` 0 what was loaded "
+            f"Misses / those of Belady are below 1 where this hits more than the best eviction of what the gates "
+            f"chose: the requests are not the same any more. Belady bounds eviction, not this. With `keep` 0 what was loaded "
             f"first draws everything to it.")
 
 

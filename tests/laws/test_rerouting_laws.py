@@ -1,4 +1,4 @@
-"""Laws of choices changed by what is resident: where they change nothing, how much they can, engine and replay agree."""
+"""Laws of choices changed by what is resident: when nothing changes, how much can, engine and replay agree."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def rerouted(policy: Any, capacity: int, keep: int, window: int | None = None, *
     return replay(ranked(), policy, capacity, reroute=part, overflow="stream", **options)
 
 
-CASES = {"capacity": st.integers(1, 12), "batch": st.sampled_from([1, 3]), "scope": st.sampled_from(["layer", "global"]),
+CASES = {"capacity": st.integers(1, 12), "batch": st.sampled_from([1, 3]),
+         "scope": st.sampled_from(["layer", "global"]),
          "policy": st.sampled_from(["lru", "lfu", "lfru", "random", "fld"])}
 
 
