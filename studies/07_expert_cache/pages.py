@@ -111,8 +111,8 @@ def swapping(table: pd.DataFrame) -> str:
             f"misses (with another rule of the same paper, a bonus on logits); +15 points at a hit ratio of 74 % with "
             f"17.8 % swapped (keep 2, window 12, other models). What it costs in quality no replay can say.\n\n"
             f"Misses / those of Belady are below 1 where this hits more than the best eviction of what the gates "
-            f"chose: the requests are not the same any more. Belady bounds eviction, not this. With `keep` 0 what was loaded "
-            f"first draws everything to it.")
+            f"chose: the requests are not the same any more. Belady bounds eviction, not this. With `keep` 0 what was "
+            f"loaded first draws everything to it.")
 
 
 def rerouting(table: pd.DataFrame) -> str:
