@@ -117,7 +117,7 @@ class StepCost:
         self.present.fill(False)
         self.link_bytes = {}
         self.traffic = {}
-        self.spent, self.beside = {}, None
+        self.spent, self.beside, self.routes = {}, None, None
         self.load_max_over_mean = 1.0
         return self
 
