@@ -45,10 +45,12 @@ def test_limits(one: str, other: str, policy: str) -> None:
     assert right.steps["expert_misses"].sum() > 12
 
 
-@pytest.mark.parametrize("miss", [name for name in registry.names("miss") if name != "skip"])
-def test_what_becomes_of_misses_changes_no_hit_of_experts_that_stay(miss: str) -> None:
+@pytest.mark.parametrize(("miss", "policy"), [*((name, "static") for name in registry.names("miss")),
+                                              ("low_precision", "lru"), ("low_precision", "lfu")])
+def test_what_becomes_of_misses_changes_no_hit(miss: str, policy: str) -> None:
+    """Where experts stay, or all that is missed comes: hits are those of ``fetch``, which are those of a replay."""
     same = ("requests.concurrency=1", "requests.count=2")  # the same steps, whatever they take
-    found, wanted = (run(name, *same, policy="static").steps for name in (miss, "fetch"))
+    found, wanted = (run(name, *same, policy=policy).steps for name in (miss, "fetch"))
     columns = ["expert_hits", "expert_misses", "prefill_tokens"]
     pd.testing.assert_frame_equal(found[columns], wanted[columns])
 
