@@ -33,6 +33,7 @@ FLOORS = [
     {"attention"},
     {"layers"},
     {"config"},
+    {"published"},
     {"document", "json_lines", "page", "registry", "torch_file", "units", "whole"},
 ]
 ROOMS = {  # heavy tools and the only packages that may import them

@@ -66,6 +66,12 @@ def finish(ax: Axes, title: str, x: str = "", y: str = "", pad: float = 6.0) -> 
     return _headline(ax, title, pad)
 
 
+def heading(figure: Figure, title: str) -> Figure:
+    """Return *figure* with *title* over all of its Axes."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=TITLE, fontweight="bold", color=INK)
+    return figure
+
+
 def answer(title: str, found: str) -> str:
     """Return *title* with ``{answer}`` replaced by what the plot *found*: what every plot's option title means."""
     return title.replace("{answer}", found if title.startswith("{answer}") else found[0].lower() + found[1:])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from setting import BATCHES, CAPACITIES
 
+from moesim.page import markdown
+
 ORDER = ["random", "lru", "lfu", "lfru", "static", "eam", "hobbit", "mark_predict", "belady, forced", "belady"]
 
 
@@ -19,12 +21,6 @@ def numbers(tables: dict[str, pd.DataFrame]) -> str:
              "### Loading ahead, LRU, 30 %", prefetching(tables["prefetching"]),
              "### One bit per use", "![Misses by wrong bits](figures/bits.png)"]
     return "\n\n".join(parts)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table; all columns but the first are aligned right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def at(grid: pd.DataFrame, trace: str, batch: int, capacity: str) -> pd.DataFrame:
@@ -66,7 +62,7 @@ def misses(grid: pd.DataFrame) -> str:
     """Return miss fractions by policy and batch."""
     some = grid[grid["capacity"] == "40%"].pivot(index="policy", columns="batch", values="miss_fraction")
     return markdown(["policy", *(f"batch {b}" for b in BATCHES)],
-                    [[p, *(f"{100 * some.loc[p, b]:.1f}" for b in BATCHES)] for p in ORDER])
+                    [[p, *(f"{100 * some.loc[p, b]:.1f}" for b in BATCHES)] for p in ORDER], 1)
 
 
 def gaps(grid: pd.DataFrame) -> str:
@@ -77,7 +73,7 @@ def gaps(grid: pd.DataFrame) -> str:
         return f"{100 * row['gap']:.0f} ({100 * row['admission_share']:.0f}), {row['best_causal']}"
 
     return markdown(["experts that fit", *(f"batch {b}" for b in BATCHES)],
-                    [[c, *(cell(first.loc[(c, b)]) for b in BATCHES)] for c in CAPACITIES])
+                    [[c, *(cell(first.loc[(c, b)]) for b in BATCHES)] for c in CAPACITIES], 1)
 
 
 def contracts(table: pd.DataFrame) -> str:
@@ -89,7 +85,7 @@ def contracts(table: pd.DataFrame) -> str:
             base = wide.loc[policy, ("event", "layer")]
             rows.append([f"{trace}, {policy}", f"{base:.0f}", f"{wide.loc[policy, ('sequential', 'layer')] / base:.2f}",
                          f"{wide.loc[policy, ('event', 'global')] / base:.2f}"])
-    return markdown(["trace, policy", "misses, events", "one by one", "one cache for all layers"], rows)
+    return markdown(["trace, policy", "misses, events", "one by one", "one cache for all layers"], rows, 1)
 
 
 def prefetching(table: pd.DataFrame) -> str:
@@ -97,4 +93,4 @@ def prefetching(table: pd.DataFrame) -> str:
     rows = [[f"{r['trace']}, batch {r['batch']}, {r['prefetcher']}{' (oracle)' * bool(r['oracle'])}",
              f"{100 * r['misses'] / r['logical']:.1f}", f"{100 * r['loads'] / r['logical']:.1f}",
              f"{100 * r['unused_ahead'] / r['logical']:.1f}"] for _, r in table.iterrows()]
-    return markdown(["in % of expert uses", "misses", "loads", "loaded and not used"], rows)
+    return markdown(["in % of expert uses", "misses", "loads", "loaded and not used"], rows, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import setting
 
+from moesim.page import markdown
+
 ACCOUNTINGS = {"paper": "the paper's: SN40L over all links, a DGX over one, data sheet",
                "all links": "all links, data sheet", "all links, measured": "all links, measured",
                "overlapped": "all links, measured, while another expert runs"}
@@ -14,12 +16,6 @@ def text(tables: dict[str, pd.DataFrame]) -> str:
     """Return the whole computed part."""
     parts = (_answer, _switches, _table_v, _popularity, _capacity, _launches, _decoding, _placing)
     return "\n\n".join(part(tables) for part in parts)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table; all columns but the first are aligned right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _stated(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -52,7 +48,7 @@ def _switches(tables: dict[str, pd.DataFrame]) -> str:
                      f"{100 * (row.ratio / published - 1):+.1f}%" if published else ""])
     size = setting.model().total_bytes / 1e9
     return (f"## Switching: {size:.2f} GB from below into HBM\n\n"
-            + markdown(["", "ms", "over SN40L", "published", "error"], rows).replace(
+            + markdown(["", "ms", "over SN40L", "published", "error"], rows, 1).replace(
                 "the paper's: SN40L over all links, a DGX over one, data sheet", "one link, data sheet (the paper's)"))
 
 
@@ -63,7 +59,7 @@ def _table_v(tables: dict[str, pd.DataFrame]) -> str:
              "input" if b.input else f"{100 * b.error:+.1f}%", f"{a.fair:.2f}"]
             for a, b in zip(stated.itertuples(), seen.itertuples(), strict=True)]
     return "## Table V: how much longer a DGX takes, every prompt a miss\n\n" + markdown(
-        ["", "published", "stated inputs", "error", "one cell solved", "error", "all links, measured"], rows)
+        ["", "published", "stated inputs", "error", "one cell solved", "error", "all links, measured"], rows, 1)
 
 
 def _popularity(tables: dict[str, pd.DataFrame]) -> str:
@@ -75,7 +71,7 @@ def _popularity(tables: dict[str, pd.DataFrame]) -> str:
                      *(f"{by.loc[name, 'ratio']:.2f}" for name in setting.GPUS)])
     header = ["popularity; accounting", "hits, SN40L", "hits, DGX", *(f"{g} over SN40L" for g in setting.GPUS)]
     return ("## With hits: 148 experts, batches of 8 prompts, 20 tokens\n\nThe paper says nothing of popularity. A DGX "
-            "has the larger HBM, so it hits more often.\n\n" + markdown(header, rows))
+            "has the larger HBM, so it hits more often.\n\n" + markdown(header, rows, 1))
 
 
 def _capacity(tables: dict[str, pd.DataFrame]) -> str:
@@ -89,11 +85,11 @@ def _capacity(tables: dict[str, pd.DataFrame]) -> str:
     held = all(low <= count <= high for count, (low, high) in found)
     return (f"## Capacity\n\nPublished: latency of a DGX jumps at about 50 experts, its host memory is full at 150. "
             f"Here {near} and {most}: {'holds' if held else '**does not hold**'} (45 to 50, 145 to 155).\n\n"
-            + markdown(["", "experts beside the router in HBM", "experts in all"], rows)
+            + markdown(["", "experts beside the router in HBM", "experts in all"], rows, 1)
             + "\n\n![Capacity](figures/capacity.png)\n\n"
             + f"Published: up to {setting.FOOTPRINT} times fewer machines. One SN40L node stands for this many DGX, if "
             "a DGX keeps every expert in HBM, and if it keeps them in host memory as SN40L does in DDR:\n\n"
-            + markdown(["DDR used for experts", "experts", "DGX, all in HBM", "DGX, all in host memory"], shares))
+            + markdown(["DDR used for experts", "experts", "DGX, all in HBM", "DGX, all in host memory"], shares, 1))
 
 
 def _launches(tables: dict[str, pd.DataFrame]) -> str:
@@ -110,7 +106,7 @@ def _launches(tables: dict[str, pd.DataFrame]) -> str:
             "times: at one token all bytes are weights and cache, at 4,096 the scores of attention go to memory and "
             "back. So in decoding fusion saves launches and nothing else.\n\n"
             + markdown(["Llama-2-7B, 8 sockets, 4,096 tokens", "published, all models",
-                        "launch costs that give it (µs)"], rows)
+                        "launch costs that give it (µs)"], rows, 1)
             + "\n\n![Launches](figures/launches.png)\n\n"
             + f"Calls: a layer has {kernels.operators:.0f} operators; the published ratio of {kernels.published:.0f} "
             f"calls (prefill of this model) means {kernels.fused:.1f} fused kernels a layer, not one.")
@@ -122,7 +118,7 @@ LABELS = {"fusion": "unfused over fused", "fusion_ahead": "the same, unfused ker
 
 def _decoding(tables: dict[str, pd.DataFrame]) -> str:
     rows = [[r.what, f"{1e3 * r.token_s:.2f}", f"{1 / r.token_s:.0f}"] for r in tables["decoding"].itertuples()]
-    return "## One token of an expert on SN40L\n\n" + markdown(["", "ms", "tokens/s"], rows)
+    return "## One token of an expert on SN40L\n\n" + markdown(["", "ms", "tokens/s"], rows, 1)
 
 
 def _placing(tables: dict[str, pd.DataFrame]) -> str:
@@ -131,8 +127,8 @@ def _placing(tables: dict[str, pd.DataFrame]) -> str:
     rows = [[f"{r.room / 1e9:.1f} GB", *(f"{getattr(r, kind) / 1e9:.2f}" for kind in kinds),
              f"{100 * r.moved_down / r.moved:.0f}%"] for r in tables["spilled"].itertuples()]
     return ("## What lies where: an expert on one socket, 4,096 tokens in, 20 out, unfused\n\n"
-            + markdown(["places", "GB"], places) + "\n\nThe paper says that weights stay in HBM and results of "
+            + markdown(["places", "GB"], places, 1) + "\n\nThe paper says that weights stay in HBM and results of "
             "operators go to DDR if there is too little of it. What moves least goes first; that gives (GB that go "
             "down):\n\n"
             + markdown(["HBM for the expert", "embedding table", "results", "cache", "weights", "bytes moved from DDR"],
-                       rows))
+                       rows, 1))

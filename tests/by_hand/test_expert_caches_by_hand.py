@@ -119,6 +119,19 @@ def test_like_tokens_run_together() -> None:
     assert len(dealt.keys) == 6 < len(events_of(trace, {"name": "regroup", "size": 3, "iterations": 0}).keys) == 8
 
 
+def test_requests_dealt_once_stay_together() -> None:
+    # Four requests of 2 2 1 1 tokens, experts 00 11 0 1, two per batch: as they come 0 1 | 2 3; dealt 0 2 | 1 3.
+    trace = RoutingTrace.from_arrays(np.array([0, 0, 1, 1, 0, 1])[:, None, None], 2, 1, request=[0, 0, 1, 1, 2, 3],
+                                     phase=1)
+    plain, dealt = (events_of(trace, {"name": "regroup", "size": 2, "iterations": i, "deal": "request"})
+                    for i in (0, 10))
+    for events, passes in ((plain, [[0, 2], [1, 3], [4, 5]]), (dealt, [[0, 4], [1], [2, 5], [3]])):
+        assert events.passes is not None
+        assert [rows.tolist() for rows in np.split(events.passes.rows, events.passes.starts[1:-1])] == passes
+    assert (len(plain.keys), len(dealt.keys)) == (6, 4)
+    assert plain.keys.tolist() == events_of(trace, {"name": "static", "size": 2}).keys.tolist()
+
+
 def test_tokens_share_experts() -> None:
     trace = RoutingTrace.from_arrays(np.array([[[0, 1]], [[0, 2]]]), 3, 2, request=[0, 1], phase=1)
     stats = replay(trace, "lru", 3, batch=2)  # one event {0, 1, 2} of four uses

@@ -1,4 +1,4 @@
-"""Published numbers of expert caches and offloading, against study 07_offload: numbers and requests are its own."""
+"""Published numbers of expert caches and offloading, against the studies 07: numbers and requests are theirs."""
 
 from __future__ import annotations
 
@@ -9,50 +9,79 @@ import numpy as np
 import pandas as pd
 import pytest
 
-MODULES = ("setting", "replays", "links", "against")
+from moesim.memory import events_of
 
 
 @pytest.fixture(scope="module")
-def study(repo: Any, study_modules: Any) -> Iterator[dict[str, Any]]:
-    with study_modules(repo / "studies" / "07_offload", MODULES) as found:
+def read_me(repo: Any, study_modules: Any) -> Iterator[Any]:
+    with study_modules(repo / "studies" / "07_readme", ["replays"]) as found:
+        yield found["replays"]
+
+
+@pytest.fixture(scope="module")
+def hits(read_me: Any) -> pd.DataFrame:
+    return read_me.hits().pivot(index="policy", columns="capacity", values="hit_percent")
+
+
+@pytest.fixture(scope="module")
+def flow(repo: Any, study_modules: Any) -> Iterator[dict[str, Any]]:
+    with study_modules(repo / "studies" / "07_expertflow", ["replays", "regrouping"]) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def read_me(study: dict[str, Any]) -> pd.DataFrame:
-    return study["replays"].readme().pivot(index="policy", columns="capacity", values="hit_percent")
+def bits(repo: Any, study_modules: Any) -> Iterator[Any]:
+    with study_modules(repo / "studies" / "07_succinct_bits", ["replays"]) as found:
+        yield found["replays"]
+
+
+@pytest.fixture(scope="module")
+def study(repo: Any, study_modules: Any) -> Iterator[dict[str, Any]]:
+    with study_modules(repo / "studies" / "07_offload", ("setting", "replays", "links", "against")) as found:
+        yield found
 
 
 @pytest.mark.parametrize("policy", ["random", "lru"])
-def test_read_me_without_memory(study: dict[str, Any], read_me: pd.DataFrame, policy: str) -> None:
-    assert np.abs(read_me.loc[policy] - np.array(study["setting"].READ_ME[policy])).max() < 2.5
+def test_read_me_without_memory(read_me: Any, hits: pd.DataFrame, policy: str) -> None:
+    assert np.abs(hits.loc[policy] - np.array(read_me.READ_ME[policy])).max() < 2.5
 
 
-def test_read_me_belady_sees_two_to_four_requests(study: dict[str, Any], read_me: pd.DataFrame) -> None:
-    published = np.array(study["setting"].READ_ME["belady"])
-    assert (read_me.loc["belady, window 2"] < published).all() and (read_me.loc["belady, window 4"] > published).all()
+def test_read_me_belady_sees_two_to_four_requests(read_me: Any, hits: pd.DataFrame) -> None:
+    published = np.array(read_me.READ_ME["belady"])
+    assert (hits.loc["belady, window 2"] < published).all() and (hits.loc["belady, window 4"] > published).all()
     # An independent simulation of the same requests: 49.9 69.3 82.8 92.7 and 57.4 72.7 84.3 93.2
-    assert read_me.loc["belady, forced"].tolist() == pytest.approx([49.9, 69.3, 82.8, 92.7], abs=0.6)
-    assert read_me.loc["belady, free"].tolist() == pytest.approx([57.4, 72.7, 84.3, 93.2], abs=0.6)
+    assert hits.loc["belady, forced"].tolist() == pytest.approx([49.9, 69.3, 82.8, 92.7], abs=0.6)
+    assert hits.loc["belady, free"].tolist() == pytest.approx([57.4, 72.7, 84.3, 93.2], abs=0.6)
 
 
-def test_read_me_batches_by_expert(study: dict[str, Any]) -> None:
-    mean = study["replays"].batches().set_index("by_expert")["distinct"]
+def test_read_me_batches_by_expert(read_me: Any) -> None:
+    mean = read_me.batches().set_index("by_expert")["distinct"]
     assert mean[False] == pytest.approx(5.08, abs=0.3) and mean[True] == pytest.approx(3.51, abs=0.4)
 
 
-def test_expertflow_falls_less_than_lru(study: dict[str, Any]) -> None:
+def test_expertflow_falls_less_than_lru(flow: dict[str, Any]) -> None:
     """arXiv 2410.17954, Fig. 10: Switch-32, 16 slots, batch 4 to 16: PLEC 91.9 to 85.9 %, LRU 76.6 to 58.4 %."""
-    table = study["replays"].expertflow()
+    table = flow["replays"].hits()
     lru, plec = ([float(some[(some["slots"] == 16) & (some["batch"] == b)]["hit_percent"].iloc[0]) for b in (4, 16)]
-                 for some in (table[table["policy"] == "lru"], table[table["recall"] == study["setting"].RECALL]))
+                 for some in (table[table["policy"] == "lru"], table[table["recall"] == flow["replays"].RECALL]))
     assert 13 < lru[0] - lru[1] < 23 and plec[0] - plec[1] < 8, (lru, plec)
     assert 15 <= plec[0] - lru[0] < plec[1] - lru[1] <= 36 and plec[1] > 85
 
 
-def test_exact_bits_are_optimal_and_wrong_ones_stay_below_their_bound(study: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("kind", "grows"), [("eight", True), ("quarter", False)])
+def test_regrouping_gains_more_with_more_experts(flow: dict[str, Any], kind: str, grows: bool) -> None:
+    """arXiv 2410.17954, Table 2: 1.03, 1.15, 1.17 times the tokens/s; here if a subject uses eight of any number."""
+    parts, saved = flow["regrouping"], []
+    for experts in parts.GAINS:
+        trace = parts.subjects(experts, kind, 2)
+        plain, dealt = (events_of(trace, {"name": "regroup", "size": parts.BATCH, "iterations": i}) for i in (0, 10))
+        saved.append(1 - len(dealt.keys) / len(plain.keys))
+    assert saved[0] > 0.03 and (saved[0] < saved[1] < saved[2] if grows else saved[0] > saved[1] > saved[2]), saved
+
+
+def test_exact_bits_are_optimal_and_wrong_ones_stay_below_their_bound(bits: Any) -> None:
     """arXiv 2210.02775: (1, 2 H_k, 1) and (2, H_k, 1); one request at a time."""
-    table = study["replays"].bits(requests=4000)
+    table = bits.bits(requests=4000)
     marks = table[table["policy"].str.startswith("mark")]
     exact = marks[marks["error"] == 0]
     assert (exact[exact["policy"] == "mark0"]["ratio"] == 1).all()

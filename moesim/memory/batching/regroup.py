@@ -13,11 +13,12 @@ medoids, like routes together, so that each half asks for fewer experts. Every t
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from moesim.memory.batching._turns import Turns
 from moesim.memory.batching.continuous import Continuous
 from moesim.memory.events import Passes
 from moesim.registry import part
@@ -26,36 +27,52 @@ from moesim.trace import RoutingTrace
 
 @part
 class Regroup:
-    """Run 2 x *size* requests side by side, one token of each per turn, as two passes.
+    """Run 2 x *size* requests as two batches, one token of each request per pass.
 
     iterations  rounds of the clustering at most (assumed); 0: the halves as they come, to compare with
+    deal        ``turn``: the tokens of every turn are dealt, the two batches run in turn; ``request``: requests are
+                dealt once, by all that they will use, and one batch runs to its end before the other
     """
 
     size: Annotated[int, Field(ge=1)] = 8
     iterations: Annotated[int, Field(ge=0)] = 10
+    deal: Literal["turn", "request"] = "turn"
 
     def passes(self, trace: RoutingTrace, seed: int) -> Passes:
         """Return the passes: two for each turn of the requests, the second may be smaller."""
+        if self.deal == "request":
+            return self._kept(trace)
         both = Continuous(size=2 * self.size).passes(trace, seed)
         rows, starts, fresh = [], [0], []
         for mine, is_fresh in zip(np.split(both.rows, both.starts[1:-1]), both.fresh, strict=True):
-            half = min(self.size, len(mine)) if not self.iterations else -(-len(mine) // 2)
-            order = self._likeness_first(trace, mine) if self.iterations else np.arange(len(mine))
-            for part_of in (order[:half], order[half:]):
+            for part_of in self._halves(trace, mine, np.arange(len(mine))):
                 if len(part_of):
                     rows.append(mine[np.sort(part_of)])
                     starts.append(starts[-1] + len(part_of))
                     fresh.append(is_fresh)
         return Passes(np.concatenate(rows), np.array(starts), np.array(fresh, np.uint8))
 
-    def _likeness_first(self, trace: RoutingTrace, rows: np.ndarray) -> np.ndarray:
-        """Return the places of *rows*, those of the first medoid's half before the others."""
-        routes = np.zeros((len(rows), trace.n_layers, trace.n_experts), np.float32)
-        np.put_along_axis(routes, trace.chosen[rows].astype(np.int64), np.float32(1), axis=2)
-        flat = routes.reshape(len(rows), -1)
-        like = flat @ flat.T  # experts in common: what equal lengths of routes make of the Hamming distance
+    def _kept(self, trace: RoutingTrace) -> Passes:
+        """Return the passes of batches that stay together; the next one begins when its longest request is done."""
+        turns = Turns.of(trace, "tokens", None)
+        begins, at = np.zeros(len(turns.lengths), np.int64), 0
+        for first in range(0, len(begins), 2 * self.size):
+            unit = (turns.request >= first) & (turns.request < first + 2 * self.size)
+            for half in self._halves(trace, turns.rows[unit], turns.request[unit] - first):
+                if len(half):
+                    begins[first + half] = at
+                    at += int(turns.lengths[first + half].max())
+        return turns.passes(begins)
+
+    def _halves(self, trace: RoutingTrace, rows: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the owners (0.. for each of *rows*) in two batches: those like the first medoid, and the others."""
+        n = int(owner.max()) + 1
+        if not self.iterations:
+            return np.arange(min(self.size, n)), np.arange(min(self.size, n), n)
+        routes = _routes(trace, rows, owner)
+        like = routes @ routes.T  # experts in common: what equal lengths of routes make of the Hamming distance
         a, b = np.unravel_index(int(like.argmin()), like.shape)
-        order, half = np.arange(len(rows)), -(-len(rows) // 2)
+        order, half = np.arange(n), -(-n // 2)
         for _ in range(self.iterations):
             order = np.argsort(like[b] - like[a], kind="stable")
             first, second = order[:half], order[half:]
@@ -66,4 +83,12 @@ class Regroup:
             if now == (a, b):
                 break
             a, b = now
-        return order
+        return order[:half], order[half:]
+
+
+def _routes(trace: RoutingTrace, rows: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return what each owner uses: the share of its tokens by layer and expert, flat."""
+    tokens = np.bincount(owner)
+    found = np.zeros((len(tokens), trace.n_layers, trace.n_experts), np.float32)
+    np.add.at(found, (owner[:, None, None], np.arange(trace.n_layers)[:, None], trace.chosen[rows]), np.float32(1))
+    return (found / tokens[:, None, None]).reshape(len(tokens), -1)
