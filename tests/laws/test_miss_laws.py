@@ -69,7 +69,7 @@ def test_both_engines_agree(seed: int, miss: str, nodes: int) -> None:
 
 
 @given(seed=st.integers(0, 50), link=st.floats(0.1, 50), speed=st.floats(0.5, 200))
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_cheapest_is_no_slower_than_fetch(seed: int, link: float, speed: float) -> None:
     """Where times add up: one device, whose kernels and copies are bound by bytes.
 
