@@ -134,12 +134,23 @@ def breakdown(steps: pd.DataFrame) -> pd.Series:
 
 
 def expert_cache(steps: pd.DataFrame) -> pd.Series:
-    """Return hit_ratio and fetched_bytes of a run with ``cache``; empty without one."""
+    """Return hit_ratio, fetched_bytes and what became of misses, of a run with ``cache``; empty without one.
+
+    Of all choices of tokens, where a part may do that: ``skipped_share``, ``deferred_share``, ``low_precision_share``,
+    ``host_share`` (computed by the host at once). ``host_busy_share``: of the steps' time, mean over nodes.
+    """
     if "expert_hits" not in steps:
         return pd.Series(dtype="float64")
     hits, misses = float(steps["expert_hits"].sum()), float(steps["expert_misses"].sum())
     fetched = float(steps["fetched_bytes"].sum()) if "fetched_bytes" in steps else 0.0  # misses computed at the host
-    return pd.Series({"hit_ratio": hits / (hits + misses), "fetched_bytes": fetched})
+    found = {"hit_ratio": hits / (hits + misses), "fetched_bytes": fetched}
+    for what in ("skipped", "deferred", "low_precision", "host"):
+        if f"{what}_choices" in steps:
+            found[f"{what}_share"] = float(steps[f"{what}_choices"].sum()) / float(steps["expert_choices"].sum())
+    if "host_busy_share" in steps:
+        length = steps["end_s"] - steps["start_s"]
+        found["host_busy_share"] = float((steps["host_busy_share"] * length).sum() / length.sum())
+    return pd.Series(found)
 
 
 def link_class_bytes(links: pd.DataFrame) -> pd.Series:
