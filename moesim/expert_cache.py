@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from moesim.config import Spec
 from moesim.registry import Part, name_of
+
+if TYPE_CHECKING:
+    from moesim.scenario import Scenario
 
 
 class ExpertCache(Spec):
@@ -16,7 +20,7 @@ class ExpertCache(Spec):
     ``capacity``: experts that a device keeps, of each layer (scope ``layer``) or of all together (``global``): a
     number, a share of those placed on it ("25%"), or a size of all its caches together ("20 GB"). ``overflow``: of a
     layer that uses more at once than its cache holds: stop, or let what does not fit pass through a workspace.
-    ``miss``: fetch what is missed, or let the host's processor compute it where it lies (policy ``static`` alone).
+    ``miss``: what becomes of experts that are not there (``moesim list miss``).
     ``lead``: layers before its own in which a layer's experts are known, and their copies can begin: 0, or 1 (a gate
     that looks ahead and is always right; assumed). ``reroute``: tokens may choose by what is resident.
     """
@@ -25,7 +29,7 @@ class ExpertCache(Spec):
     policy: Annotated[Any, Part("cache_policy")] = Field(default="lru", validate_default=True)
     scope: Literal["layer", "global"] = "layer"
     overflow: Literal["refuse", "stream"] = "refuse"
-    miss: Literal["fetch", "host"] = "fetch"
+    miss: Annotated[Any, Part("miss")] = Field(default="fetch", validate_default=True)
     lead: Literal[0, 1] = 0
     reroute: Annotated[Any, Part("reroute")] = Field(default="none", validate_default=True)
 
@@ -42,3 +46,25 @@ class ExpertCache(Spec):
     def rerouted(self) -> bool:
         """Whether tokens may use other experts than their gates chose."""
         return name_of(self.reroute) != "none"
+
+    def misfits(self, scenario: Scenario) -> Iterable[tuple[str, str]]:
+        """Yield what ``miss`` does not go with in *scenario*: the path of the field, and what is wrong with it."""
+        machine, part, name = scenario.hardware, self.miss, name_of(self.miss)
+        static = name_of(self.policy) == "static"
+        if "host" in part.needs:
+            if machine.host_processor is None or not machine.host or len(machine.device.memory) > 1:
+                yield "cache.miss", (f"{name} needs experts in the memory of a host that can compute, and "
+                                     f"{machine.name} has none; add hardware.host_processor (and host), or use fetch")
+            if scenario.parallelism.expert_tp > 1:
+                yield "parallelism.expert_tp", f"does not go with cache.miss: {name} (whole experts); use 1"
+        if not part.fetches and not static:
+            yield "cache.policy", f"with miss: {name} nothing moves, so nothing can take a place; use static"
+        if self.rerouted and "weights" in part.needs:
+            yield "cache.miss", f"{name} looks at the weights of the gates' own choices, which reroute swaps; use fetch"
+        if not part.fetches and self.lead:
+            yield "cache.lead", f"with miss: {name} nothing is fetched that could come ahead; leave it out"
+        if not part.whole and not static and self.scope == "global":
+            yield "cache.scope", (f"miss: {name} decides for all layers as a step begins, and a cache of all layers "
+                                  f"changes from layer to layer; use layer, or policy static")
+        if {"ranks", "weights"} & set(part.needs) and scenario.trace is not None and scenario.trace.balanced:
+            yield "cache.miss", f"{name} looks at how tokens rank experts, and trace.balanced has no ranks; use a trace"

@@ -96,25 +96,11 @@ def _cached(scenario: Scenario) -> Iterable[Fact]:
                        ("placement.online", scenario.online is not None), ("selection", scenario.selection.uses_both)):
         if used:
             yield name, "does not go with a cache of experts; leave it out, or cache"
-    if cache.miss == "host":
-        yield from _computed_at_host(scenario)
+    yield from cache.misfits(scenario)
     try:
         cached_experts(scenario, -(-model.experts_per_layer // scenario.n_holders))
     except ValueError as error:
         yield "cache.capacity", str(error)
-
-
-def _computed_at_host(scenario: Scenario) -> Iterable[Fact]:
-    machine, cache = scenario.hardware, scenario.cache
-    if machine.host_processor is None or not machine.host or len(machine.device.memory) > 1:
-        yield "cache.miss", (f"host needs experts in the memory of a host that can compute, and {machine.name} has "
-                             f"none; add hardware.host_processor (and host), or use fetch")
-    if cache is not None and name_of(cache.policy) != "static":
-        yield "cache.policy", "with miss: host nothing moves, so nothing can take a place; use static"
-    if cache is not None and cache.lead:
-        yield "cache.lead", "with miss: host nothing is fetched that could come ahead; leave it out"
-    if scenario.parallelism.expert_tp > 1:
-        yield "parallelism.expert_tp", "does not go with cache.miss: host, which computes whole experts; use 1"
 
 
 def cached_experts(scenario: Scenario, placed: np.ndarray) -> int:

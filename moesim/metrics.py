@@ -134,20 +134,26 @@ def breakdown(steps: pd.DataFrame) -> pd.Series:
 
 
 def expert_cache(steps: pd.DataFrame) -> pd.Series:
-    """Return hit_ratio and fetched_bytes of a run with ``cache``; empty without one.
+    """Return hit_ratio, fetched_bytes and what became of misses, of a run with ``cache``; empty without one.
 
+    Of all choices of tokens, where a part may do that: ``skipped_share``, ``deferred_share``, ``low_precision_share``,
+    ``host_share`` (computed by the host at once). ``host_busy_share``: of the steps' time, mean over nodes.
     With ``cache.reroute`` also swapped_share, of all choices, and given_up_share, of the gate probability.
     """
     if "expert_hits" not in steps:
         return pd.Series(dtype="float64")
     hits, misses = float(steps["expert_hits"].sum()), float(steps["expert_misses"].sum())
     fetched = float(steps["fetched_bytes"].sum()) if "fetched_bytes" in steps else 0.0  # misses computed at the host
-    numbers = {"hit_ratio": hits / (hits + misses), "fetched_bytes": fetched}
-    if "swapped_choices" in steps:
-        sums = steps[["swapped_choices", "expert_choices", "given_up_probability", "gate_probability"]].sum()
-        numbers |= {"swapped_share": float(sums["swapped_choices"] / sums["expert_choices"]),
-                    "given_up_share": float(sums["given_up_probability"] / sums["gate_probability"])}
-    return pd.Series(numbers)
+    found = {"hit_ratio": hits / (hits + misses), "fetched_bytes": fetched}
+    for what in ("skipped", "deferred", "low_precision", "host", "swapped"):
+        if f"{what}_choices" in steps:
+            found[f"{what}_share"] = float(steps[f"{what}_choices"].sum()) / float(steps["expert_choices"].sum())
+    if "gate_probability" in steps:
+        found["given_up_share"] = float(steps["given_up_probability"].sum() / steps["gate_probability"].sum())
+    if "host_busy_share" in steps:
+        length = steps["end_s"] - steps["start_s"]
+        found["host_busy_share"] = float((steps["host_busy_share"] * length).sum() / length.sum())
+    return pd.Series(found)
 
 
 def link_class_bytes(links: pd.DataFrame) -> pd.Series:

@@ -32,6 +32,7 @@ KINDS = {
     "solver": ("moesim.placement.solvers", "solve"),
     "objective": ("moesim.placement.objectives", "costs"),
     "cache_policy": ("moesim.memory.policies", "rule"),
+    "miss": ("moesim.memory.misses", "decide"),
     "prefetcher": ("moesim.memory.prefetchers", "forecast"),
     "reroute": ("moesim.memory.reroutes", "swap"),
     "batching": ("moesim.memory.batching", "passes"),

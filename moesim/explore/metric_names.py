@@ -116,7 +116,7 @@ def metric_names() -> dict[str, str]:
     return (dict.fromkeys(metrics.SUMMARY_KEYS, "See Result.summary.") | described
             | {name: f"See placement.evaluate: {key}, of the simulated requests." for name, key in PLACEMENT.items()}
             | {"bytes_<link class>": "Return the bytes carried by all links of a class.",
-               "cache_<number>": "Return hit_ratio, fetched_bytes, swapped_share, given_up_share of expert caches.",
+               "cache_<number>": "Return a number of metrics.expert_cache: hit_ratio, fetched_bytes, skipped_share ...",
                "share_<phase>": "Return the share of a phase in the time of all steps.",
                "mfu_<steps>": "Return the mfu of steps that are prefill, decode or mixed.",
                "mbu_<steps>": "Return the mbu of steps that are prefill, decode or mixed."})

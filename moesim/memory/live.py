@@ -79,9 +79,9 @@ class LiveCache:
         self._passes += 1
         return found.hit.view(bool)
 
-    def there(self) -> np.ndarray:
-        """Return which keys are resident now, bool [keys]."""
-        return self._store.where >= 0
+    def holds(self, keys: np.ndarray) -> np.ndarray:
+        """Return which of *keys* are there now, bool [keys]; nothing changes."""
+        return self._store.where[keys] >= 0
 
     def beyond(self, used: np.ndarray) -> int | None:
         """Return the first layer that uses more experts at once (*used* [layers]) than its cache holds, if any."""

@@ -16,21 +16,37 @@ class Copies:
         self._link, self._tier, self._size = tier.link, tier, size
         self._node, self._tier_is_shared = machine.devices_per_node, not below_device
 
-    def seconds(self, missed: np.ndarray) -> np.ndarray:
+    @property
+    def one_s(self) -> float:
+        """Seconds of one expert that is alone on its way."""
+        alone = np.zeros(self._node, np.int64)
+        alone[0] = 1
+        return float(self.seconds(alone)[0])
+
+    def seconds(self, missed: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
         """Return the seconds until the last of *missed* [..., D] experts has come to each device, all asking at once.
 
         Over an engine of its own a device gets one after the other (``lanes`` at a time); devices of a node take turns
-        at what they share: an engine, or the bandwidth of the tier.
+        at what they share: an engine, or the bandwidth of the tier. *share* [..., D]: of an expert's bytes that a copy
+        has (mean; of what shares an engine, mean of the node); None: all.
         """
         nodes = missed.reshape(*missed.shape[:-1], -1, self._node)
         turns = np.minimum(nodes[..., :, None], nodes[..., None, :]).sum(axis=-1).reshape(missed.shape)
+        own: np.ndarray | float = self._size if share is None else self._size * share
+        common = own if share is None else self._size * self._of_node(share, missed)
         shared_link = self._link.per == "node"
-        link_s = copy_s(self._link, self._size, turns if shared_link else missed)
-        tier_s = (turns if self._tier_is_shared else missed) * (self._size / self._tier.bandwidth)
+        link_s = copy_s(self._link, common if shared_link else own, turns if shared_link else missed)
+        tier_s = (turns * common if self._tier_is_shared else missed * own) / self._tier.bandwidth
         return np.maximum(link_s, tier_s)
 
+    def _of_node(self, share: np.ndarray, missed: np.ndarray) -> np.ndarray:
+        """Return the mean *share* of the copies *missed* of each node, on each of its devices [..., D]."""
+        by_node = (*missed.shape[:-1], -1, self._node)
+        bytes_of, n = ((share * missed).reshape(by_node).sum(axis=-1), missed.reshape(by_node).sum(axis=-1))
+        return np.repeat(bytes_of / np.maximum(n, 1), self._node, axis=-1)
 
-def copy_s(link: TierLink, size: float, n: np.ndarray) -> np.ndarray:
+
+def copy_s(link: TierLink, size: float | np.ndarray, n: np.ndarray) -> np.ndarray:
     """Return the seconds in which one engine of *link* moves *n* chunks of *size* bytes that are all ready.
 
     As ``moesim.memory.dma.run`` for one copy: r chunks in flight share r / (r + half) of the bandwidth.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moesim.sim.routing import uneven
+from moesim.sim.routing import Routes, uneven
 from moesim.sim.traffic import Traffic
 
 LOCAL, GROUP, ALL = 0, 1, 2  # a phase runs on one device, or starts when its tensor-parallel group, or all, are there
@@ -88,6 +88,7 @@ class StepCost:
     communicates, bytes on every link of the network, float64 [links]. ``load_max_over_mean``: tokens of the busiest
     device's experts over the mean, averaged over the layers with experts. ``traffic``: per phase that communicates,
     what it sends. ``expert_tokens``: tokens per expert slot, [layers with experts, devices, slots]; None without them.
+    ``routes``: from which they were counted.
     ``readers``: devices that read the weights outside experts, and the head's; None: those of groups with tokens.
     ``spent``: what else a step adds up, by the column of ``steps`` that gets it: joules, and seconds of
     processors beside the devices' own under the name of their share. ``beside``: their kind, and by phase their
@@ -100,6 +101,7 @@ class StepCost:
     load_max_over_mean: float = 1.0
     traffic: dict[str, list[Traffic]] = field(default_factory=dict)
     expert_tokens: np.ndarray | None = None
+    routes: Routes | None = None
     readers: tuple[float, float] | None = None
     spent: dict[str, float] = field(default_factory=dict)
     beside: tuple[str, dict[str, np.ndarray]] | None = None
@@ -115,7 +117,7 @@ class StepCost:
         self.present.fill(False)
         self.link_bytes = {}
         self.traffic = {}
-        self.spent, self.beside = {}, None
+        self.spent, self.beside, self.routes = {}, None, None
         self.load_max_over_mean = 1.0
         return self
 

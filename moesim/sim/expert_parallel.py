@@ -194,8 +194,8 @@ class DispatchCombine(_Common):
         """Put gate, dispatch, experts and combine of the tokens of trace *rows* at *home* into the cost of *space*."""
         cost, tokens, copies, _, visits = space
         gather = self.scenario.parallelism.dispatch == "all_gather"
-        routing.dispatch(self.chosen(rows), home, self.slots.device, self.slots.slot, self.per_node,
-                         self.scenario.parallelism.deduplicate, tokens, None if gather else copies, visits)
+        cost.routes = routing.Routes(self.chosen(rows), home, self.slots, self.per_node)
+        cost.routes.count(self.scenario.parallelism.deduplicate, tokens, None if gather else copies, visits)
         at_home = np.bincount(home, minlength=self.n_devices)
         cost.put("gate", self._moe_rows, self.operators.gate(at_home))
         if gather:

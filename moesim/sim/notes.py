@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from moesim.metrics import expert_cache
+from moesim import metrics
 from moesim.network import Network, validity
+from moesim.registry import name_of
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Pricing
 
@@ -16,7 +17,7 @@ def notes(inputs: Inputs, steps: pd.DataFrame, links: pd.DataFrame, operators: P
     """
     traced = inputs.routing is not None and not inputs.scenario.traced.balanced
     return [*_routing(inputs), *(_repetition(steps) if traced else ()), *_sharing(inputs), *_online(inputs),
-            *_jitter(inputs), *_cached(inputs), *_rerouted(inputs, steps), *_network(inputs, links, network),
+            *_jitter(inputs), *_cached(inputs, steps), *_rerouted(inputs, steps), *_network(inputs, links, network),
             *operators.extrapolated()]
 
 
@@ -78,7 +79,17 @@ def _jitter(inputs: Inputs) -> list[str]:
             f"{jitter:g} (lognormal, from the scenario's seed)"]
 
 
-def _cached(inputs: Inputs) -> list[str]:
+def _answers(name: str, steps: pd.DataFrame) -> list[str]:
+    """Return what the part *name* of kind ``miss`` did to the answers of the model."""
+    shares = metrics.expert_cache(steps)
+    did = {"skipped": "were not computed", "deferred": "were added one layer later",
+           "low_precision": "were computed with low-bit weights"}
+    return [f"cache.miss: {name}: {shares[f'{what}_share']:.1%} of the tokens' choices {how}: answers are not the "
+            f"model's, and a trace does not know what its gates would have chosen after that"
+            for what, how in did.items() if shares.get(f"{what}_share", 0.0) > 0]
+
+
+def _cached(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
     scenario = inputs.scenario
     cache, machine = scenario.cache, scenario.hardware
     if cache is None:
@@ -88,10 +99,12 @@ def _cached(inputs: Inputs) -> list[str]:
     if cache.lead:
         found.append("cache.lead: a layer's experts are known one layer ahead, always rightly; no gate that looks "
                      "ahead is as good, and what it computes costs nothing here")
-    if cache.miss == "host":
-        found.append("cache.miss: host: the host computes at its roofline, one layer of a node at a time; energy, mbu "
-                     "and read_bytes count its work as the devices'")
-    if cache.overflow == "stream" and cache.miss == "fetch":
+    name = name_of(cache.miss)
+    if "host" in cache.miss.needs:
+        found.append(f"cache.miss: {name}: the host computes at its roofline, one layer of a node at a time; energy, "
+                     f"mbu and read_bytes count its work as the devices'")
+    found += _answers(name, steps)
+    if cache.overflow == "stream" and cache.miss.fetches:
         found.append("cache.overflow: stream: the workspace for experts that pass through takes no memory here")
     if scenario.island_size < machine.devices_per_node:
         found.append("cache: islands of a node are taken to have its host memory, and a link that the node shares, to "
@@ -102,7 +115,7 @@ def _cached(inputs: Inputs) -> list[str]:
 def _rerouted(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
     if inputs.scenario.cache is None or not inputs.scenario.cache.rerouted:
         return []
-    found = expert_cache(steps)
+    found = metrics.expert_cache(steps)
     return [f"cache.reroute: {found['swapped_share']:.1%} of the tokens' choices are not those of their gates, which "
             f"gives up {found['given_up_share']:.1%} of the gate probability: another model, whose quality is not in "
             f"this result"]

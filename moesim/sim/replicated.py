@@ -48,8 +48,8 @@ class Replicated(DispatchCombine):
         cost, tokens, copies = space.cost, space.tokens, space.copies
         group = home // self.tp
         alone = len(tokens[0]) == 1
-        routing.dispatch(self.chosen(rows), group, self.slots.device, self.slots.slot, 1, True, tokens,
-                         None if alone else copies, None)
+        cost.routes = routing.Routes(self.chosen(rows), group, self.slots, 1)
+        cost.routes.count(True, tokens, None if alone else copies, None)
         here = np.bincount(group, minlength=len(tokens[0]))
         on_device = np.repeat(here, self.tp)
         cost.put("gate", self.moe, self.operators.gate(on_device))

@@ -42,7 +42,7 @@ class Reroute:
         there = np.ones(layers * n_experts, np.uint8)
         for places, cache in self._caches:
             if cache is not None:
-                there[places] &= cache.there()
+                there[places] &= cache.holds(np.arange(len(places)))
         used = np.empty((len(rows), layers, len(self._tokens.ranks)), np.uint16)
         choose_all(self._swap.pick, self._tokens, np.ascontiguousarray(rows, np.int64),
                    there.reshape(layers, n_experts), used)

@@ -149,6 +149,53 @@ def _dispatch(experts, home, device, slot, per_node, deduplicate, tokens, copies
                     visited[d // per_node] = visit
 
 
+@dataclass(frozen=True)
+class Routes:
+    """The tokens of a step, where they are and where their experts may be: as ``dispatch`` wants it."""
+
+    experts: np.ndarray
+    home: np.ndarray
+    slots: SlotMap
+    per_node: int
+
+    def count(self, deduplicate: bool, tokens: np.ndarray, copies: np.ndarray | None, visits: np.ndarray | None
+              ) -> None:
+        """Add to *tokens*, *copies* and *visits* as ``dispatch`` does."""
+        dispatch(self.experts, self.home, self.slots.device, self.slots.slot, self.per_node, deduplicate, tokens,
+                 copies, visits)
+
+    def ranks(self, shape: tuple[int, ...], weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens of each slot by the rank that they give it, and the largest of their *weights* [T, L, k].
+
+        int32 and float32, [L, D, S, k] and [L, D, S], in the *shape* [L, holders, slots] of as many slots.
+        """
+        k, n_layers = self.experts.shape[2], shape[0]
+        n_slots = self.slots.n_slots
+        n_devices = int(np.prod(shape[1:])) // n_slots
+        ranks = np.zeros((n_layers, n_devices, n_slots, k), np.int32)
+        largest = np.zeros((n_layers, n_devices, n_slots), np.float32)
+        given = np.zeros((0, 0, 0), np.float32) if weights is None else weights
+        _rank(self.experts, self.home, self.slots.device, self.slots.slot, self.per_node, given, ranks, largest)
+        return ranks.reshape(*shape, k), largest.reshape(shape)
+
+
+@njit(cache=True)
+def _rank(experts, home, device, slot, per_node, weights, ranks, largest):  # type: ignore[no-untyped-def]
+    """Count what ``Routes.ranks`` returns; replicas take turns as in ``dispatch``."""
+    n_tokens, n_layers, k = experts.shape
+    turns = np.zeros((device.shape[1], (ranks.shape[1] - 1) // per_node + 1), np.int32)
+    for l in range(n_layers):
+        turns[:] = 0
+        for t in range(n_tokens):
+            for j in range(k):
+                e = experts[t, l, j]
+                r = _replica(device, l, e, home[t], per_node, turns)
+                d, s = device[l, e, r], slot[l, e, r]
+                ranks[l, d, s, j] += 1
+                if len(weights):
+                    largest[l, d, s] = max(largest[l, d, s], weights[t, l, j])
+
+
 @njit(cache=True)
 def work(tokens):  # type: ignore[no-untyped-def]
     """Return what *tokens* per slot [L, D, S] come to: all of a device, and its slots that have any; int64 [L, D]."""

@@ -69,7 +69,7 @@ class Selecting(Operators):
         other = device.beside(scenario.selection.processor)
         assert other is not None, "asked only for devices with several processors"
         self._own, self._other, self._spaces = device.processor, other, device.spaces
-        self._beside = Operators(scenario, other, _kernels(other))
+        self._beside = Operators(scenario, other, reachable(other))
         roofline = registry.make("kernel_model", "roofline")
         self._flop = Operators(scenario, _Unit(bandwidth=np.inf, flop_per_s=1.0), roofline)
         self._bytes = Operators(scenario, _Unit(bandwidth=1.0, flop_per_s=np.inf), roofline)
@@ -186,8 +186,8 @@ def _one_expert(experts: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.nda
     return lambda tokens: experts(tokens[:, None])
 
 
-def _kernels(processor: Processor) -> Any:
-    """Return the kernel model of a processor beside: what it reaches of its rates, within its cap of power."""
+def reachable(processor: Processor) -> Any:
+    """Return the kernel model of a processor of which nothing was measured: its rates, within its cap of power."""
     options: dict[str, Any] = {"efficiency": processor.efficiency}
     if processor.power_cap is not None and processor.energy is not None:
         energy = processor.energy
