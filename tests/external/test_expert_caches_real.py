@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moesim.memory import Events, compare, events_of, replay
+from moesim.memory import CacheError, Events, compare, events_of, replay
 from moesim.trace import read_trace
 
 pytestmark = pytest.mark.external
@@ -48,3 +48,9 @@ def test_scope_matters_little_to_belady(one: Events) -> None:
     ratio = [replay(one, "belady", capacity, scope=scope).hit_ratio for capacity, scope in ((13, "layer"),
                                                                                            (13 * 24, "global"))]
     assert ratio[1] == pytest.approx(ratio[0], abs=0.027)
+
+
+@pytest.mark.parametrize("name", ["gptoss20b_decode_167seq.npz", "esft_dsv2lite_summary.npz"])
+def test_no_public_trace_says_what_came_next_in_rank(shared_data: Path, name: str) -> None:
+    with pytest.raises(CacheError, match="ranks no candidates beyond the . that each token uses"):
+        replay(read_trace(shared_data / "routing" / name), "lru", 8, reroute="cache_conditional")

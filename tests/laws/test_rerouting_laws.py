@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -115,3 +116,20 @@ def test_engine_and_replay_agree(seed: int, keep: int, window: int, capacity: in
     assert shares["swapped_share"] == found.swapped_share
     assert shares["given_up_share"] == pytest.approx(found.given_up, rel=1e-12, abs=1e-15)
     assert any("of the tokens' choices are not those of their gates" in note for note in result.meta["warnings"])
+
+
+@pytest.mark.parametrize("more", [
+    ("parallelism.tp=2", "parallelism.dispatch=replicated"), ("placement={solver: {name: eplb, redundant: 4}}",), ()],
+    ids=str)
+def test_on_several_devices(more: tuple[str, ...], tmp_path: Path) -> None:
+    """Shared experts, replicas, or neither: both engines agree, and more is hit."""
+    ranked().write(tmp_path / "ranked.parquet")
+    trace = f"trace={{path: {tmp_path / 'ranked.parquet'}, scaled: true, profile_fraction: 0.4}}"
+    reroute = "reroute: {name: cache_conditional, keep: 1}"
+    runs = [moesim.simulate(moesim.load(TINY, (*HOST, trace, f"cache={{capacity: 3, overflow: stream, {what}}}",
+                                               f"detail={detail}", *more)))
+            for detail, what in (("steps", reroute), ("events", reroute), ("steps", "reroute: none"))]
+    for table in ("requests", "steps", "memory"):
+        pd.testing.assert_frame_equal(getattr(runs[0], table), getattr(runs[1], table), rtol=1e-9, obj=table)
+    found, plain = (moesim.metrics.expert_cache(run.steps) for run in (runs[0], runs[2]))
+    assert 0 < found["swapped_share"] <= 2 / 3 and found["hit_ratio"] > plain["hit_ratio"]
