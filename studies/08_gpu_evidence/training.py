@@ -45,13 +45,14 @@ class Size:
     output: tuple[int, int, int]
     least: tuple[int, int]    # prefill and decode tokens to capture
     beside: int               # requests that run side by side
+    workers: int = 1          # processes that encode text
 
 
 # Learning rates and lengths: our choice, not tuned. The model of a GPU has 421 M weights, 68 M of them active.
 SIZES = {
     "cuda": Size(ReferenceConfig(vocabulary=2048, n_layers=16, n_experts=64, top_k=8, width=512, n_heads=8,
-                                 expert_width=256, context=512), 12_000_000, 150_000, 64,
-                 Recipe(peak_rate=1e-3, every=250), (32, 160, 384), (16, 64, 128), (50_000, 20_000), 128),
+                                 expert_width=256, context=512), 12_000_000, 50_000, 64,
+                 Recipe(peak_rate=1e-3, every=250), (32, 160, 384), (16, 64, 128), (50_000, 20_000), 128, 5),
     "cpu": Size(ReferenceConfig(vocabulary=300, n_layers=2, n_experts=8, top_k=2, width=32, n_heads=2, expert_width=32,
                                 context=64), 60_000, 6_000, 4,
                 Recipe(peak_rate=3e-3, warmup=10, every=10), (8, 16, 32), (2, 8, 16), (200, 60), 8),
@@ -97,9 +98,12 @@ def prepared(folder: Path, size: Size) -> tuple[dict[str, np.ndarray], dict[str,
         found = texts.documents(texts.roots(), size.characters)
         learned = texts.encoding(found, size.model.vocabulary, size.learn_on)
         whole.file(folder / "encoding.json", json.dumps(learned.merges).encode())
-        seen, unseen = texts.streams(found, learned)
+        seen, unseen = texts.streams(found, learned, size.workers)
         both = [d for d in seen if len(seen[d]) > 4 * size.model.context and len(unseen.get(d, ())) > 2 *
                 size.model.context]
+        if len(both) < texts.FEWEST:
+            raise ValueError(f"only {', '.join(both) or 'no domain'} has text enough to train on and to hold out; "
+                             f"{texts.FEWEST} domains are needed: install packages with sources and documents")
         part = file.with_name("part.npz")
         np.savez(part, **{f"seen_{d}": seen[d] for d in both}, **{f"unseen_{d}": unseen[d] for d in both})
         part.replace(file)
