@@ -82,8 +82,7 @@ def capture(job: Job) -> int:
     """Send held-out text through the trained model and record which experts it chooses."""
     import training as part
 
-    part.record_trace(job.out, job.device)
-    return DONE
+    return DONE if part.record_trace(job.out, job.device, job.left_s()) else AGAIN
 
 
 def measured(job: Job, name: str, blocks: tuple[str, ...], keys: frozenset[str] | None = None) -> int:
