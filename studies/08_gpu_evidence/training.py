@@ -118,7 +118,7 @@ def prepared(folder: Path, size: Size) -> tuple[dict[str, np.ndarray], dict[str,
 def planned_steps(folder: Path, size: Size, batches: Any, device: str, left_s: float) -> tuple[Recipe, float]:
     """Return the recipe of the steps that fit into *left_s*, and the seconds of a step; found once, by a pilot.
 
-    The pilot is a model that is thrown away. Checkpoints are so far apart that they take ``SAVING`` of the time at most.
+    The pilot's model is thrown away. Checkpoints are so far apart that they take at most ``SAVING`` of the time.
     """
     file = folder / "recipe.json"
     if not file.exists():
@@ -161,7 +161,7 @@ def record_trace(out: Path, device: str, seconds: float = float("inf")) -> bool:
     """Run requests from held-out text through the trained model; write trace.parquet and what its routing is like.
 
     Requests run in batches that hold every domain alike, and each batch is on disk when the next begins. The trace has
-    those that there is time for, at least one; return whether that is all. Raises ``ValueError`` if nothing was trained.
+    those that there is time for, at least one; return whether that is all. Raises ``ValueError`` without a model.
     """
     end, folder, place, size = time.monotonic() + seconds, out / "training", out / "capture", SIZES[device]
     if not (folder / "checkpoint.pt").exists():
