@@ -40,6 +40,8 @@ def check(files: Annotated[list[Path], typer.Argument(help="Scenario, model, mac
             kind, content = library.load(path)
             if kind == "scenario":  # and its trace, which only a run would read
                 inputs.read(content)
+            if kind == "sweep":
+                content.check()
         except Exception as error:
             text = input_error(error)
             if text is None:

@@ -103,7 +103,9 @@ def rooms_of(capacity: Any, experts: np.ndarray, sizes: np.ndarray | None) -> tu
         try:
             share = float(capacity.strip()[:-1]) / 100
         except ValueError:
-            raise CacheError(f"capacity is {capacity!r}; write a share as '25%'") from None
+            share = np.nan
+        if not np.isfinite(share):
+            raise CacheError(f"capacity is {capacity!r}; write a share as '25%'")
         rooms = np.rint(share * experts).astype(np.int64)
         if not 0 < share <= 1 or not rooms.min():
             raise CacheError(f"capacity is {capacity}, {rooms.min()} of {experts.min()} experts; give a share that "

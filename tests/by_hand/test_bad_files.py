@@ -97,3 +97,22 @@ def test_negative_seed_of_place(repo: Path) -> None:
 def test_gate_parameters_are_finite(number: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         GateParameters(sigma_b=number, a=1.0, s=1.0, sigma_d=1.0)
+
+
+def test_requests_of_the_next_century(repo: Path) -> None:
+    """Past 2**31 s a step is too short to be told from its start: mfu was infinite."""
+    rare = "requests={kind: poisson, rate: 1e-300 /s, count: 3, prompt_tokens: 8, output_tokens: 2}"
+    with pytest.raises(moesim.ConfigError, match=r"requests: the last of 3 requests would arrive after \S+ s, beyond "
+                                                 r"2.14748e\+09; raise rate \(1e-300 /s\), or lower count"):
+        moesim.simulate(moesim.load(repo / "tests/data/tiny.yaml", [rare]))
+
+
+def test_files_beside_a_missing_one(tmp_path: Path) -> None:
+    """Only what ends alike is told, in order: not the whole folder."""
+    for name in ("b.parquet", "a.parquet", ".hidden.parquet", "c.md"):
+        (tmp_path / name).touch()
+    for missing, told in (("zz.parquet", "; known: a.parquet, b.parquet"), ("zz.npy", "; correct the path"),
+                          ("aa.parquet", "; did you mean 'a.parquet'?"), ("zz", "; correct the path")):
+        with pytest.raises(ValueError) as caught:
+            moesim.read_trace(tmp_path / missing)
+        assert str(caught.value) == f"{tmp_path / missing}: no such file{told}"

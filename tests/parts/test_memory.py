@@ -81,6 +81,12 @@ def test_wrong_events() -> None:
         replay(trace(token_id=3), "lru", 2, prefetcher="token_id", fit=trace())
     with pytest.raises(CacheError, match="jobs is 0"):
         compare(SETS, ["lru"], [2], jobs=0)
+    with pytest.raises(CacheError, match="capacities is empty; give at least one"):
+        compare(SETS, ["lru"], [])
+    with pytest.raises(CacheError, match="batches is empty; give at least one"):
+        compare(SETS, ["lru"], [2], [])
+    with pytest.raises(CacheError, match="capacity is 'nan%'; write a share as '25%'"):
+        replay(SETS, "lru", "nan%")
 
 
 def test_hobbit_keeps_what_mattered() -> None:
