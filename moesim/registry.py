@@ -120,6 +120,12 @@ def _shown(given: Any) -> str:
     return repr(list(given) if isinstance(given, tuple) else given)
 
 
+def expect(value: Any, kind: type | tuple[type, ...], name: str, remedy: str) -> None:
+    """Raise ``TypeError`` unless the argument *name* is a *kind*: a path where its content belongs, or two swapped."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__}; {remedy}")
+
+
 def near_files(path: Path) -> str:
     """Return the end of a message about a missing file: those beside it that end alike, the nearest if one is near."""
     beside = path.parent.iterdir() if path.suffix and path.parent.is_dir() else ()

@@ -63,6 +63,8 @@ def events_of(events: Asked, batch: Any = None, seed: int = 0) -> Events:
     if batch is not None:
         raise CacheError(f"batch is {batch!r}, but these events are put together already; give a routing trace, or no "
                          "batch")
+    if isinstance(events, str | bytes) or not isinstance(events, Events | Iterable):
+        raise CacheError(f"events are {events!r}; give what moesim.read_trace(path) returns, or a list of sets")
     return events if isinstance(events, Events) else of_sets(events)
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import moesim
 from moesim import config, plots, requests
 from moesim.cli import app
+from moesim.placement import evaluate, solve
 from moesim.requests import Replay
 from moesim.synthetic import GateParameters
 
 TINY = Path(__file__).resolve().parent.parent / "data" / "tiny.yaml"
+THREE = moesim.RoutingTrace.from_arrays(np.array([[[0, 1]], [[0, 2]], [[0, 1]]]), 3, 2)
 
 # what is in the YAML file -> the message after "FILE:"
 NOT_YAML = {
@@ -116,3 +121,17 @@ def test_files_beside_a_missing_one(tmp_path: Path) -> None:
         with pytest.raises(ValueError) as caught:
             moesim.read_trace(tmp_path / missing)
         assert str(caught.value) == f"{tmp_path / missing}: no such file{told}"
+
+
+@pytest.mark.parametrize(("call", "text"), [
+    (lambda: moesim.simulate(str(TINY)), "scenario is a str; give what moesim.load(path) returns"),
+    (lambda: moesim.sweep(str(TINY), {}, ["mfu"]), "scenario is a str; give what moesim.load(path) returns"),
+    (lambda: solve("t.parquet", 8), "trace is a str; give what moesim.read_trace(path) returns"),
+    (lambda: solve(THREE, 1.5), "n_devices is a float; give a whole number"),
+    (lambda: evaluate(THREE, solve(THREE, 2, "lpt")), "placement is a RoutingTrace; give evaluate(placement, trace), "
+                                                      "with what solve returns"),
+    (lambda: moesim.sweep(moesim.load(TINY), {}, "mfu"), "metrics are 'mfu'; give a list, ['mfu']")])
+def test_arguments_of_the_wrong_kind(call: Callable[[], Any], text: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert str(caught.value) == text
