@@ -156,6 +156,22 @@ def test_check(tiny: str, trace: str, repo: Path, tmp_path: Path, monkeypatch: p
         "gone.yaml:1: cannot be read: No such file or directory; correct the path"]
 
 
+def test_check_reads_requests_and_placement(tiny: str, tmp_path: Path) -> None:
+    """A dense model has no trace to read: check fell over that."""
+    (tmp_path / "requests.csv").write_text("arrival_s,prompt_tokens,output_tokens\nnan,8,4\n")
+    (tmp_path / "placement.json").write_text("{}")
+    text = Path(tiny).read_text()
+    for line, new in (("requests", "{kind: replay, path: requests.csv}"), ("placement", "{path: placement.json}")):
+        file = tmp_path / f"{line}.yaml"
+        file.write_text("\n".join(f"{line}: {new}" if old.startswith(f"{line}:") else old for old in text.splitlines()))
+        done = call("check", file)
+        assert (done.exit_code, done.stdout) == (2, "") and f": {line}: " in done.stderr
+    file.write_text("name: dense\nmodel: llama-3.1-8b\nhardware: h200-1x1\nscheduler: vllm\nrequests: {kind: "
+                    "closed_loop, concurrency: 1, count: 1, prompt_tokens: 8, output_tokens: 2}\n")
+    done = call("check", file)
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
 def test_show_scenario_loads_back(tiny: str, tmp_path: Path) -> None:
     done = call("show", tiny, "--set", "seed=3")
     (tmp_path / "again.yaml").write_text(done.stdout)
