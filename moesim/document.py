@@ -67,7 +67,8 @@ def read(path: str | Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError([Problem((_shown(path), 1), "", f"cannot be read: {error.strerror}")]) from None
+        fact = f"cannot be read: {error.strerror}; correct the path"
+        raise ConfigError([Problem((_shown(path), 1), "", fact)]) from None
     except UnicodeDecodeError:
         raise ConfigError([Problem((_shown(path), 1), "", "is not UTF-8 text; give a YAML file")]) from None
     return read_text(text, _shown(path), path.resolve().parent)

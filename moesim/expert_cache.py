@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from moesim.config import Spec
 from moesim.registry import Part, name_of
 
 if TYPE_CHECKING:
     from moesim.scenario import Scenario
+
+
+def _capacity(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ValueError(f"{shown!r} is no capacity; write a number of experts (8), a share ('25%') or a size "
+                         "('20 GB')")
+    return value
 
 
 class ExpertCache(Spec):
@@ -25,7 +33,7 @@ class ExpertCache(Spec):
     that looks ahead and is always right; assumed). ``reroute``: tokens may choose by what is resident.
     """
 
-    capacity: int | str
+    capacity: Annotated[int | str, BeforeValidator(_capacity)]
     policy: Annotated[Any, Part("cache_policy")] = Field(default="lru", validate_default=True)
     scope: Literal["layer", "global"] = "layer"
     overflow: Literal["refuse", "stream"] = "refuse"

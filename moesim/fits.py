@@ -98,7 +98,7 @@ def _cached(scenario: Scenario) -> Iterable[Fact]:
             yield name, "does not go with a cache of experts; leave it out, or cache"
     yield from cache.misfits(scenario)
     try:
-        cached_experts(scenario, -(-model.experts_per_layer // scenario.n_holders))
+        cached_experts(scenario, -(-model.experts_per_layer // max(scenario.n_holders, 1)))  # none: a fact of its own
     except ValueError as error:
         yield "cache.capacity", str(error)
 

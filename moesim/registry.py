@@ -13,6 +13,7 @@ import importlib
 import inspect
 import pkgutil
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -101,15 +102,39 @@ def plain(error: dict[str, Any]) -> str:
     if kind == "missing":
         return "missing; add it"
     if kind in ("model_type", "dataclass_type", "model_attributes_type"):
-        return f"must be a mapping of keys to values, got {given!r}"
+        return f"must be a mapping of keys to values, got {_shown(given)}"
     if kind == "union_tag_invalid":
         about = error["ctx"]
         return f"unknown {about['discriminator']} {about['tag']!r}; known: {about['expected_tags']}"
     if kind == "union_tag_not_found":
         return f"must be a mapping with a key {error['ctx']['discriminator']}"
-    if kind in _ABOUT_A_VALUE and not message.endswith(f", got {given!r}"):
-        return f"{message}, got {given!r}"
+    if kind == "too_short" and "ctx" in error:
+        return f"needs at least {error['ctx']['min_length']}, got {error['ctx']['actual_length']}; add to the list"
+    message = message.replace("valid tuple", "list")  # what a frozen spec holds; files have lists
+    if kind in _ABOUT_A_VALUE and not message.endswith(f", got {_shown(given)}"):
+        return f"{message}, got {_shown(given)}"
     return message
+
+
+def _shown(given: Any) -> str:
+    """Return *given* as the author of a file wrote it."""
+    return repr(list(given) if isinstance(given, tuple) else given)
+
+
+def expect(value: Any, kind: type | tuple[type, ...], name: str, remedy: str) -> None:
+    """Raise ``TypeError`` unless the argument *name* is a *kind*: a path where its content belongs, or two swapped."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__}; {remedy}")
+
+
+def near_files(path: Path) -> str:
+    """Return the end of a message about a missing file: those beside it that end alike, the nearest if one is near."""
+    beside = path.parent.iterdir() if path.suffix and path.parent.is_dir() else ()
+    alike = {p.stem: p.name for p in sorted(beside) if p.suffix == path.suffix and not p.name.startswith(".")}
+    if not alike:
+        return "; correct the path"
+    close = difflib.get_close_matches(path.stem, alike, n=1, cutoff=0.6)
+    return f"; did you mean {alike[close[0]]!r}?" if close else f"; known: {', '.join(alike.values())}"
 
 
 def name_of(instance: Any) -> str:

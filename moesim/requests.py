@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from moesim import json_lines
 from moesim.config import DataPath, Spec
@@ -46,7 +46,15 @@ def _form(value: object) -> str:
     return "range" if isinstance(value, dict | Uniform) else "number"
 
 
-Length = Annotated[Annotated[int, Field(ge=1), Tag("number")] | Annotated[Uniform, Tag("range")], Discriminator(_form)]
+def _length(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | dict | Uniform | None):
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ValueError(f"{shown!r} is no number of tokens; write a whole one (512), or {{low: 128, high: 512}}")
+    return value
+
+
+Length = Annotated[Annotated[int, Field(ge=1), Tag("number")] | Annotated[Uniform, Tag("range")], Discriminator(_form),
+                   BeforeValidator(_length)]
 
 
 class Poisson(Spec):
@@ -98,13 +106,16 @@ def _draw(length: Length, count: int, rng: np.random.Generator) -> np.ndarray:
 def table(spec: Poisson | ClosedLoop | Replay, seed: int) -> pd.DataFrame:
     """Return the request table of *spec*; lengths are -1 where *spec* leaves them to the trace.
 
-    Raises ``ValueError`` if a replayed file lacks a column, or holds impossible values.
+    Raises ``ValueError`` if a replayed file lacks a column, or holds impossible values, or requests come too late.
     """
     if isinstance(spec, Replay):
         return _replay(spec)
     rng = np.random.default_rng([seed, 1])
     if isinstance(spec, Poisson):
         arrival = np.cumsum(rng.exponential(1 / spec.rate, spec.count))
+        if not arrival[-1] < _LARGEST:
+            raise ValueError(f"the last of {spec.count} requests would arrive after {arrival[-1]:.3g} s, beyond "
+                             f"{_LARGEST:g}; raise rate ({spec.rate:g} /s), or lower count")
     else:
         arrival = np.where(np.arange(spec.count) < spec.concurrency, 0.0, np.nan)
     lengths = {name: np.full(spec.count, -1) if length is None else _draw(length, spec.count, rng)

@@ -242,8 +242,7 @@ def read_trace(path: str | Path, format: Any = None) -> RoutingTrace:
     """
     path = Path(path)
     if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise TraceError(f"{path}: no such file" + (registry.suggest(path.name, siblings) if siblings else ""))
+        raise TraceError(f"{path}: no such file{registry.near_files(path)}")
     if format is not None:
         return registry.make("format", format).read(path)
     readers = [registry.make("format", name) for name in registry.names("format")]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moesim import whole
 from moesim.capture.reference_moe import ReferenceMoE
 
 Batches = Callable[[int], Tensor]  # step -> token ids [B, S + 1]; the same step always gives the same batch
@@ -51,6 +52,8 @@ def train(model: ReferenceMoE, batches: Batches, held_out: dict[str, Tensor], re
     first = resume(model, optimizer, checkpoint)
     if first == 0:
         write_row(table, ["step", "tokens", "rate", "loss", "balance", "seconds", *held_out], "w")
+    else:
+        forget(table, first)
     started, losses, balances, tokens = time.perf_counter(), [], [], 0
     for step in range(first, recipe.steps):
         loss, balance, seen = update(model, optimizer, batches(step), recipe, step)
@@ -68,6 +71,14 @@ def train(model: ReferenceMoE, batches: Batches, held_out: dict[str, Tensor], re
         if last:
             break
     return table
+
+
+def forget(table: Path, step: int) -> None:
+    """Take rows behind *step* out of the CSV *table*: a run that was killed wrote them without a checkpoint."""
+    head, *rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]
+    if kept != rows:
+        whole.file(table, "".join([head, *kept]).encode())
 
 
 def update(

@@ -38,8 +38,10 @@ def check(files: Annotated[list[Path], typer.Argument(help="Scenario, model, mac
     for path in files:
         try:
             kind, content = library.load(path)
-            if kind == "scenario":  # and its trace, which only a run would read
-                inputs.read(content)
+            if kind == "scenario":  # and the files that only a run would read
+                inputs.check(content)
+            if kind == "sweep":
+                content.check()
         except Exception as error:
             text = input_error(error)
             if text is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from moesim import config
 from moesim.config import Spec
-from moesim.registry import suggest
+from moesim.registry import near_files, suggest
 
 # kind -> (folder of the library, suffix)
 FOLDERS = {"model": ("workloads/models", ".yaml"), "machine": ("hw_configs/machines", ".yaml"),
@@ -36,8 +36,8 @@ def find(name: str) -> Path:
         raise ValueError(f"{name}: several files have this name; give the path of one: {', '.join(map(str, found))}")
     if found:
         return found[0]
-    known = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() and path.suffix else [n for n, _ in named]
-    raise ValueError(f"{name}: no such file, and nothing of that name in the library{suggest(path.name, known)}")
+    known = near_files(path) if path.suffix else suggest(path.name, [n for n, _ in named])
+    raise ValueError(f"{name}: no such file, and nothing of that name in the library{known}")
 
 
 def kind_of(path: Path) -> str:

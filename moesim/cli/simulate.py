@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -64,10 +66,19 @@ def sweep(file: Annotated[Path, typer.Argument(help="Sweep file: scenario, axes,
     except KeyboardInterrupt:
         message(f"stopped; what is finished is in {folder}: run the same command to go on")
         raise typer.Exit(130) from None
-    print_rows(list(table.columns), table.to_numpy(object).tolist())
     failed = table["error"].notna()
+    shown = table.drop(columns=["warnings"] if failed.any() else ["warnings", "error"])
+    print_rows(list(shown.columns), shown.to_numpy(object).tolist())
+    for note in _notes(table["warnings"]):
+        message(f"note: {note}")
     if failed.any():
         message(f"{failed.sum()} of {len(table)} points failed (column error)")
     message(f"table: {folder / 'table.parquet'}")
     if failed.all():
         raise typer.Exit(2)
+
+
+def _notes(warnings: Iterable[str | None]) -> list[str]:
+    """Return what results warn of, once where only numbers differ."""
+    found = [note for text in warnings if text for note in text.split("; ")]
+    return list({re.sub(r"[\d.]+", "", note): note for note in reversed(found)}.values())[::-1]

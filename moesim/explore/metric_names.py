@@ -127,6 +127,8 @@ def wanted(names: Iterable[str | Metric] | Mapping[str, str | Metric]) -> Wanted
 
     Raises ``ValueError`` for a name that means nothing, or a column that is given twice.
     """
+    if isinstance(names, str):
+        raise ValueError(f"metrics are {names!r}; give a list, [{names!r}]")
     pairs = list(names.items() if isinstance(names, Mapping) else ((_column(metric), metric) for metric in names))
     for column, metric in pairs:
         if isinstance(metric, str):

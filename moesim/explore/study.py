@@ -20,6 +20,7 @@ from pydantic import AfterValidator, Field, model_validator
 from moesim import config, scenario
 from moesim.config import DataPath, Spec
 from moesim.explore.grid import Point, grid
+from moesim.explore.grid import overrides as overrides_of
 from moesim.explore.metric_names import wanted
 from moesim.explore.sweeping import sweep
 
@@ -56,6 +57,15 @@ class SweepSpec(Spec):
             return points
         seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
         return [point | {"seed": seed} for point in points for seed in seeds]
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if the base scenario, or that of a point, cannot be built; a run shows such points."""
+        base = scenario.load(self.scenario)
+        for number, point in enumerate(self.points()):
+            try:
+                scenario.override(base, overrides_of(point))
+            except ValueError as error:
+                raise self.error("axes", f"point {number}: {error}") from None
 
     def run(self, overrides: Iterable[str] = (), **options: Any) -> pd.DataFrame:
         """Return the table of the sweep, *overrides* applied to its base scenario; *options* are those of ``sweep``.

@@ -16,6 +16,7 @@ from moesim.explore.grid import Axes, Point, columns, grid, overrides
 from moesim.explore.job import Job, Keys, Outcome, run
 from moesim.explore.journal import Journal
 from moesim.explore.metric_names import Metric, Wanted, wanted
+from moesim.registry import expect
 from moesim.scenario import Scenario, override
 
 Progress = Callable[[int, int], None]  # points done, points in all
@@ -38,6 +39,7 @@ def sweep(scenario: Scenario, axes: Axes, metrics: Iterable[str | Metric] | Mapp
     and message): a point that fails, or cannot be built, is a row like others. The table does not depend on *executor*.
     Raises ``ValueError`` if axes or metrics are wrong.
     """
+    expect(scenario, Scenario, "scenario", "give what moesim.load(path) returns")
     points, named = grid(axes), wanted(metrics)
     shown = _shown(points, named)
     keys = Keys(named if out is not None else {})

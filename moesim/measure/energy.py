@@ -1,7 +1,8 @@
-"""Counters of energy, where there is one that may be read: RAPL for CPU packages, NVML for a GPU. Reads only."""
+"""Counters of energy, where one may be read (RAPL for CPU packages, NVML for a GPU), and sensors. Reads only."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,33 @@ def _rapl(folder: Path = RAPL) -> Callable[[], float]:
             total += (now - last[i]) % ranges[i]
             last[i] = now
         return total * 1e-6
+
+    return read
+
+
+def sensors(kind: str) -> Callable[[], dict[str, float]]:
+    """Return what reads a GPU's clocks, power and temperature as columns; nothing where they may not be read."""
+    if kind == "cpu":
+        return dict
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    except Exception:  # no package, no library, no right: times are worth measuring without
+        return dict
+    found: dict[str, Callable[[], float]] = {
+        "x_sm_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "x_memory_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+        "x_power_now_w": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) * 1e-3,
+        "x_celsius": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)}
+
+    def read() -> dict[str, float]:
+        values = {}
+        for name, value in found.items():
+            with contextlib.suppress(pynvml.NVMLError):
+                values[name] = float(value())
+        return values
 
     return read
 

@@ -46,16 +46,19 @@ def describe(target: Target) -> dict[str, Any]:
 
 
 def smi() -> dict[str, str] | None:
-    """Return what ``nvidia-smi`` says of the first GPU, clocks and temperature too; None where it does not answer."""
+    """Return what ``nvidia-smi`` says of the first GPU, clocks and temperature too; None where it does not answer.
+
+    A driver that does not know one of the names answers none of them: it is asked for the first two then.
+    """
     program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, f"--query-gpu={','.join(SMI)}", "--format=csv,noheader", "--id=0"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (subprocess.SubprocessError, OSError):
-        return None
-    return dict(zip(SMI, (value.strip() for value in answer.stdout.split(",")), strict=False))
+    for names in (SMI, SMI[:2]) if program else ():
+        command = [str(program), f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0"]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        except (subprocess.SubprocessError, OSError):
+            continue
+        return dict(zip(names, (value.strip() for value in answer.stdout.split(",")), strict=False))
+    return None
 
 
 def busy() -> str:

@@ -36,9 +36,10 @@ class Journal:
         self._known = {_place(row) for row in self.rows}
         self._failed = {row["x_key"] for row in self.rows if row["status"] != "ok"}
         if self._file.exists():  # cut a broken last line off, or the next row would be joined to it
-            whole = "".join(json.dumps(row) + "\n" for row in self.rows)
-            if whole != self._file.read_text(encoding="utf-8"):
-                self._file.write_text(whole, encoding="utf-8")
+            content = self._file.read_bytes()
+            end = content.rfind(b"\n") + 1
+            if end != len(content):
+                os.truncate(self._file, end)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append *row* and make sure that it is on disk."""

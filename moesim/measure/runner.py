@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from moesim import registry, whole
 from moesim.measure import timing
+from moesim.measure.energy import sensors
 from moesim.measure.environment import describe
 from moesim.measure.journal import Journal
 from moesim.measure.plan import TURNS, Item, Plan, plan
@@ -22,6 +24,7 @@ from moesim.measure.point import Timing, Unavailable, Work
 from moesim.measure.target import Target
 
 ENVIRONMENT = "environment.json"
+LOSSES = 2  # of the device by one implementation of one operator: its other points are left out
 SAME = ("device", "kind", "dtype", "threads")  # a folder holds one machine: these must agree to go on in it
 
 
@@ -149,6 +152,8 @@ class _Run:
         self._factor: dict[str, float] = {}  # time taken over estimate, of each block
         self._parts: dict[str, Any] = {}
         self._group = ""
+        self._lost = Counter((row["op"], row["impl"]) for row in journal.rows if row.get("x_lost"))
+        self._sensors = sensors(target.kind)
         stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
         self._source = f"moesim measure, {target.name}, {stamp}"
 
@@ -179,11 +184,14 @@ class _Run:
         began = time.monotonic()
         columns = self._outcome(item)
         took = time.monotonic() - began
+        lost = columns.get("status") == "error" and not _answers(self._target.kind)
         before = self._factor.get(item.block, 1.0)
         if not (first and item.point.group):
             self._factor[item.block] = before + 0.3 * (min(took / item.cost_s, 10.0) - before)
-        self._journal.add(self._row(item, turn) | columns | {"x_estimate_s": item.cost_s, "x_took_s": round(took, 4)})
-        if columns.get("status") == "error" and not _answers(self._target.kind):
+        columns = {**columns, "x_estimate_s": item.cost_s, "x_took_s": round(took, 4)}
+        columns |= {"x_lost": True} if lost else {}
+        self._journal.add(self._row(item, turn) | columns)
+        if lost:
             raise DeviceLost(f"the device does not answer after {item.point.op}, {item.point.impl}; its row says "
                              f"error: run the same command to go on with the others")
 
@@ -191,11 +199,13 @@ class _Run:
         """Return the columns that measuring gives: times, or why there are none."""
         import torch
 
+        if self._lost[item.point.op, item.point.impl] >= LOSSES:
+            return {"status": "error", "x_error": f"skipped: {item.point.impl} lost the device {LOSSES} times before"}
         try:
             part = self._parts.setdefault(item.block, registry.make("bench", item.block))
             with torch.inference_mode():
                 work: Work = part.work(item.point, self._bench)
-                return _times(timing.measure(self._target.kind, work, self._effort))
+                return _times(timing.measure(self._target.kind, work, self._effort)) | self._sensors()
         except Unavailable as reason:
             return {"status": "error", "x_error": f"skipped: {reason}"}
         except Exception as error:  # whatever a kernel raises: the row says so, the others go on

@@ -42,6 +42,9 @@ def compare(events: Asked, policies: Iterable[Any], capacities: Sequence[Any], b
     parts = {label(p): p for p in (registry.make("cache_policy", p) for p in [*policies, *BELADY.values()])}
     if not isinstance(jobs, int) or jobs < 1:
         raise CacheError(f"jobs is {jobs!r}; give a number of threads from 1")
+    for name, given in (("capacities", capacities), ("batches", batches)):
+        if isinstance(given, str) or not hasattr(given, "__len__") or not len(given):
+            raise CacheError(f"{name} are {given!r}; give a list of at least one")
     rows, fixed = [], {label(registry.make("cache_policy", p)): {"reroute": "none"} for p in BELADY.values()}
     with ThreadPoolExecutor(jobs) as pool:
         for batch in batches:

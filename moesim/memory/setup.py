@@ -65,6 +65,8 @@ def events_of(events: Asked, batch: Any = None, seed: int = 0) -> Events:
     if batch is not None:
         raise CacheError(f"batch is {batch!r}, but these events are put together already; give a routing trace, or no "
                          "batch")
+    if isinstance(events, str | bytes) or not isinstance(events, Events | Iterable):
+        raise CacheError(f"events are {events!r}; give what moesim.read_trace(path) returns, or a list of sets")
     return events if isinstance(events, Events) else of_sets(events)
 
 
@@ -105,7 +107,9 @@ def rooms_of(capacity: Any, experts: np.ndarray, sizes: np.ndarray | None) -> tu
         try:
             share = float(capacity.strip()[:-1]) / 100
         except ValueError:
-            raise CacheError(f"capacity is {capacity!r}; write a share as '25%'") from None
+            share = np.nan
+        if not np.isfinite(share):
+            raise CacheError(f"capacity is {capacity!r}; write a share as '25%'")
         rooms = np.rint(share * experts).astype(np.int64)
         if not 0 < share <= 1 or not rooms.min():
             raise CacheError(f"capacity is {capacity}, {rooms.min()} of {experts.min()} experts; give a share that "

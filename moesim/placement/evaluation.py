@@ -10,6 +10,7 @@ import pandas as pd
 
 from moesim.placement.objective import Problem, device_load, load_max_over_mean
 from moesim.placement.placement import Placement, PlacementError
+from moesim.registry import expect
 from moesim.trace import RoutingTrace
 
 
@@ -34,6 +35,8 @@ def evaluate_layers(placement: Placement, trace: RoutingTrace, devices_per_node:
     """Return what ``evaluate`` averages, one row per layer; row l of a cross fraction is the step from l to l+1."""
     from moesim.placement.loops import CROSS_ALL, CROSS_TOP1, FANOUT  # numba: half a second, only when needed
 
+    expect(placement, Placement, "placement", "give evaluate(placement, trace), with what solve returns")
+    expect(trace, RoutingTrace, "trace", "give what moesim.read_trace(path) returns")
     problem = _problem(placement, trace, devices_per_node)
     found, _ = _route(placement, trace, problem.node_of, np.arange(placement.n_devices))
     tokens = trace.n_tokens

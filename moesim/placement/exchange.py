@@ -39,8 +39,7 @@ def read_placement(path: str | Path, n_devices: int | None = None, format: Any =
     """
     path = Path(path)
     if not path.is_file():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise PlacementError(f"{path}: no such file" + (registry.suggest(path.name, siblings) if siblings else ""))
+        raise PlacementError(f"{path}: no such file{registry.near_files(path)}")
     if format is not None:
         return registry.make(_KIND, format).read(path, n_devices, n_experts)
     parts = [registry.make(_KIND, name) for name in registry.names(_KIND)]

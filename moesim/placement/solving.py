@@ -33,6 +33,8 @@ def solve(trace: RoutingTrace | Profile, n_devices: int, solver: Any = "joint", 
     layers of the model it is from also ``moe_layer_indices``.
     Raises ``PlacementError`` (``CapacityError`` if there is too little room) or ``registry.UnknownPart``.
     """
+    registry.expect(trace, (RoutingTrace, Profile), "trace", "give what moesim.read_trace(path) returns")
+    registry.expect(n_devices, (int, np.integer), "n_devices", "give a whole number")
     profile = trace if isinstance(trace, Profile) else Profile.of(trace)
     machine = {key: options.pop(key) for key in MACHINE if key in options}
     if "capacity_bytes" in machine or "expert_bytes" in machine:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moesim import kernels, pools
-from moesim.registry import name_of
+from moesim.registry import expect, name_of
 from moesim.result import Result
 from moesim.scenario import Scenario
 from moesim.sim.fleet import Fleet
@@ -28,6 +28,7 @@ def simulate(scenario: Scenario) -> Result:
 
     Raises ``ConfigError`` if the inputs do not fit together.
     """
+    expect(scenario, Scenario, "scenario", "give what moesim.load(path) returns")
     return Engine(prepare(scenario)).run()
 
 

@@ -129,6 +129,18 @@ def prepare(scenario: Scenario, requests: pd.DataFrame | None = None) -> Inputs:
     return Inputs(scenario, Routing(evaluation, placements[-1], profile), requests, rows, prefill)
 
 
+def check(scenario: Scenario) -> None:
+    """Raise ``ConfigError`` if the requests, the trace or the placement that *scenario* reads do not fit it."""
+    _requests(scenario, None)
+    if scenario.trace is None:
+        return
+    trace = read(scenario)
+    for name, pool in scenario.pools.items():
+        if pool.placed.path is not None:
+            with naming(name):
+                _placement(pool.of_stage, trace)
+
+
 def _requests(scenario: Scenario, given: pd.DataFrame | None) -> pd.DataFrame:
     """Return the request table: the *given* one, or that of *scenario*."""
     try:

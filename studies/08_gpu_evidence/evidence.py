@@ -1,6 +1,6 @@
 """Collect all evidence of one GPU, unattended: kernels, steps, offload, a trained router and its trace.
 
-`python studies/08_gpu_evidence/evidence.py --minutes 9 --out out/h200`; call it until it says that all is done. Pieces
+`python studies/08_gpu_evidence/evidence.py --minutes 8.7 --out out/h200`; call it until it says all is done. Pieces
 run in the order of `PIECES`, most evidence first, each in a process of its own: one that fails, hangs or loses the
 device costs no other. All that a piece finds is on disk as it is found. Exit code: 0 all done, 3 call it again, 1 a
 piece failed for good, 2 wrong input.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import importlib.util
+import importlib
 import json
 import os
 import signal
@@ -20,16 +20,22 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-DONE, AGAIN = 0, 3       # exit codes of a piece, and of this program
-TRIES = 3                # of a piece that fails; a lost device is one, and the next try goes on behind it
+DONE, AGAIN, LOST = 0, 3, 4  # exit codes of a piece; the first two of this program too
+# Pinned memory of tens of gigabytes is touched by several threads: one takes up to a minute for what 8 do in seconds.
+SETTINGS = {"PYTORCH_CUDA_ALLOC_CONF": "pinned_use_cuda_host_register:True,pinned_num_register_threads:8"}
+TRIES = 3                # of a piece that fails
+LOSSES = 12              # of the device, in one piece: the next try goes on behind the point that lost it
 GRACE_S = 30.0           # a piece that does not stop in time is killed so long after it
 SHORTEST_S = 10.0        # less time is not worth a start
-LARGE = {"checkpoint.pt", "checkpoint.part", "tokens.npz"}  # stay on the machine, not in the archive
+NOTED_S = 5.0            # so often is it noted how much time a piece has taken: all may be killed at any moment
+# Stay on the machine, not in the archive.
+LARGE = {"checkpoint.pt", "checkpoint.part", "pilot.pt", "tokens.npz", "part.npz"}
 NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml", "pint", "numba", "scipy")
 
 
@@ -41,9 +47,11 @@ class Piece(NamedTuple):
     least_s: float = 20.0
 
 
-PIECES = (Piece("kernels", 0.32), Piece("steps", 0.15, 60), Piece("offload", 0.08, 60), Piece("training", 0.27, 60),
-          Piece("capture", 0.07, 60), Piece("again", 0.06), Piece("rest", 0.05))
-Runner = Callable[[str, float, float, float], int]  # piece, its share, spent, seconds of this call -> exit code
+# Three calls of a third of the time each: what gates all else; what is predicted; training, which no call should cut.
+PIECES = (Piece("kernels", 0.33), Piece("steps", 0.15, 60), Piece("offload", 0.08, 60), Piece("again", 0.06),
+          Piece("rest", 0.05), Piece("training", 0.26, 60), Piece("capture", 0.07, 60))
+# piece, its share, spent, seconds of this call, what hears now and then how many of them are gone -> exit code
+Runner = Callable[[str, float, float, float, Callable[[float], None]], int]
 
 
 class State:
@@ -75,37 +83,57 @@ def main(arguments: Sequence[str]) -> int:
     print(f"pieces left: {', '.join(p.name for p in state.open()) or 'none'}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # the piece is ended on the way out, and what there is is packed
-        collect(state, 60 * options.minutes, 60 * options.total, child(options, lock), options.device)
-    found = summary(state, options, time.monotonic() - began)
-    (options.out / "summary.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    archive = pack(options.out)
+        collect(state, 60 * options.minutes, 60 * options.total, child(options, lock), options.device,
+                lambda: closed(state, options, began))
+    found = closed(state, options, began)
     os.close(lock)
     print(json.dumps(found, indent=1))
+    archive = options.out.with_name(options.out.name + ".tar.gz")
     print(f"results: {archive}, {archive.stat().st_size / 1e6:.1f} MB")
     return int(found["exit_code"])
 
 
-def collect(state: State, seconds: float, total_s: float, run: Runner, device: str = "cuda") -> None:
-    """Run open pieces in their order for at most *seconds*; each has its share of *total_s* over all calls."""
+def closed(state: State, options: argparse.Namespace, began: float) -> dict[str, Any]:
+    """Write the summary and the archive of what there is so far, and return the summary."""
+    found = summary(state, options, time.monotonic() - began)
+    part = options.out / "summary.part"
+    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    part.replace(options.out / "summary.json")
+    pack(options.out)
+    return found
+
+
+def collect(state: State, seconds: float, total_s: float, run: Runner, device: str = "cuda",
+            finished: Callable[[], Any] = lambda: None) -> None:
+    """Run open pieces in their order for at most *seconds*; each has its share of *total_s* over all calls.
+
+    *finished* is called whenever a piece has run.
+    """
     end = time.monotonic() + seconds
     for piece in state.open():
         mine, share_s = state.pieces[piece.name], piece.share * total_s
         least = piece.least_s if device == "cuda" else 1.0
-        while mine["is"] == "open" and mine["failed"] < TRIES:
+        while mine["is"] == "open":
             left = min(end - time.monotonic(), max(share_s - mine["spent_s"], least))
             if left < least or end - time.monotonic() < (SHORTEST_S if device == "cuda" else 1.0):
                 break
-            began = time.monotonic()
+            began, before = time.monotonic(), mine["spent_s"]
             print(f"{piece.name}: {left:.0f} s of {share_s:.0f} s, {mine['spent_s']:.0f} s spent before", flush=True)
             try:
-                code = run(piece.name, share_s, mine["spent_s"], left)
+                code = run(piece.name, share_s, mine["spent_s"], left, partial(spent, state, mine, mine["spent_s"]))
             finally:
-                mine["spent_s"] = round(mine["spent_s"] + time.monotonic() - began, 1)
-                state.save()
+                spent(state, mine, before, time.monotonic() - began)
             settle(mine, code, mine["spent_s"] >= 0.97 * share_s)
             state.save()
+            finished()
             print(f"{piece.name}: {mine['is']} after {mine['spent_s']:.0f} s"
                   + (f", exit code {code}; see {piece.name}.log" if code not in (DONE, AGAIN) else ""), flush=True)
+
+
+def spent(state: State, mine: dict[str, Any], before: float, seconds: float) -> None:
+    """Note in *mine*, and on disk, that a piece has taken *seconds* more than *before*."""
+    mine["spent_s"] = round(before + seconds, 1)
+    state.save()
 
 
 def settle(mine: dict[str, Any], code: int, used_up: bool) -> None:
@@ -113,9 +141,10 @@ def settle(mine: dict[str, Any], code: int, used_up: bool) -> None:
     if code in (DONE, AGAIN):
         mine["is"] = "done" if code == DONE else "cut" if used_up else "open"
         return
-    mine["failed"] += 1
     mine["exit_code"] = code
-    if mine["failed"] >= TRIES:
+    kind, most = ("lost", LOSSES) if code == LOST else ("failed", TRIES)
+    mine[kind] = mine.get(kind, 0) + 1
+    if mine[kind] >= most:
         mine["is"] = "failed"
 
 
@@ -133,18 +162,18 @@ def alone(folder: Path) -> int:
 def child(options: argparse.Namespace, lock: int) -> Runner:
     """Return what runs one piece in a process of its own; its output goes to <piece>.log and its last line here."""
 
-    def run(name: str, share_s: float, spent_s: float, seconds: float) -> int:
+    def run(name: str, share_s: float, spent_s: float, seconds: float, note: Callable[[float], None]) -> int:
         command = [sys.executable, str(HERE / "pieces.py"), name, "--out", str(options.out), "--device", options.device,
                    "--share", f"{share_s:.1f}", "--spent", f"{spent_s:.1f}", "--seconds", f"{seconds:.1f}"]
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (options.out / f"{name}.log").open("a", encoding="utf-8") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock],
-                                       env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"})
+                                       env={**SETTINGS, **os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"})
             try:
-                code = process.wait(seconds + GRACE_S)
-            except subprocess.TimeoutExpired:
-                log.write(f"killed: still running {GRACE_S:.0f} s after its time\n")
-                code = -int(signal.SIGKILL)
+                code = waited(process, seconds + GRACE_S, note)
+                if code is None:
+                    log.write(f"killed: still running {GRACE_S:.0f} s after its time\n")
+                    code = -int(signal.SIGKILL)
             finally:
                 process.kill()
                 process.wait()
@@ -153,6 +182,16 @@ def child(options: argparse.Namespace, lock: int) -> Runner:
         return code
 
     return run
+
+
+def waited(process: subprocess.Popen[bytes], seconds: float, note: Callable[[float], None]) -> int | None:
+    """Return the exit code of *process*, None if it still runs after *seconds*; *note* hears how many are gone."""
+    began = time.monotonic()
+    while (gone := time.monotonic() - began) < seconds:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(min(NOTED_S, seconds - gone))
+        note(time.monotonic() - began)
+    return process.poll()
 
 
 def summary(state: State, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
@@ -180,19 +219,28 @@ def pack(folder: Path) -> Path:
     return archive
 
 
+def unusable(name: str) -> str:
+    """Return why the package *name* cannot be imported, "" if it can: a package may be there and its needs not."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # whatever an import raises: it would end every piece
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; exit with 2 if something is wrong or missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=28.0, help="of this call")
-    parser.add_argument("--total", type=float, default=26.5, help="minutes of all calls; pieces have shares of it")
+    parser.add_argument("--total", type=float, default=25.5, help="minutes of all calls; pieces have shares of it")
     parser.add_argument("--out", type=Path, required=True, help="folder; a run that was stopped goes on there")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: small sizes, to try it")
     options = parser.parse_args(arguments)
     if options.minutes <= 0 or options.total <= 0:
         parser.error("--minutes and --total are times above 0, in minutes; e.g. --minutes 9")
-    missing = [name for name in NEEDED if importlib.util.find_spec(name.partition(".")[0]) is None]
+    missing = [f"{name} ({why})" for name in NEEDED if (why := unusable(name))]
     if missing:
-        parser.error(f"this Python lacks {', '.join(missing)}; install them, or bring wheels "
+        parser.error(f"this Python cannot import {', '.join(missing)}; install what is missing, or bring wheels "
                      "(docs/howto/gpu-evidence.md)")
     options.out = options.out.resolve()
     return options

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +17,9 @@ from moesim import measure, whole
 from moesim.kernels import ops
 from moesim.measure import Options, ceilings, timing
 from moesim.measure.journal import Journal
+from moesim.measure.runner import DeviceLost
 
-DONE, AGAIN = 0, 3
+DONE, AGAIN, LOST = 0, 3, 4  # exit codes
 STACK, OFFLOAD, REST = ("layer_stack",), ("offload",), ("energy", "interference")
 OPERATORS = ("activated_experts", "attention_decode", "attention_prefill", "dense_gemm", "elementwise", "experts",
              "host_copy", "launch", "memory", "router")
@@ -82,8 +85,7 @@ def capture(job: Job) -> int:
     """Send held-out text through the trained model and record which experts it chooses."""
     import training as part
 
-    part.record_trace(job.out, job.device)
-    return DONE
+    return DONE if part.record_trace(job.out, job.device, job.left_s()) else AGAIN
 
 
 def measured(job: Job, name: str, blocks: tuple[str, ...], keys: frozenset[str] | None = None) -> int:
@@ -133,9 +135,21 @@ def main(arguments: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", type=float, required=True)
     given = parser.parse_args(arguments)
     job = Job(given.out, given.device, given.share, given.spent, given.seconds, began)
-    code = PIECES[given.piece](job)
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        code = PIECES[given.piece](job)
+    except DeviceLost as lost:
+        print(f"{given.piece}: {lost}")
+        return LOST
     print(f"{given.piece}: {'done' if code == DONE else 'to be continued'}")
     return code
+
+
+def end_with(parent: int) -> None:
+    """End this process when *parent* is gone: killed, it cannot, and the next call would find its device in use."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 if __name__ == "__main__":

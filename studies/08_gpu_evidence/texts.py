@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 import re
 import sysconfig
+from array import array
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +25,17 @@ DOMAINS = ("code", "tests", "docs", "c", "tables")
 TESTS = re.compile(r"(^|/)(tests?|testing)/|(^|/)test_[^/]*$")
 LONGEST = 400_000    # bytes of a file: longer ones are generated
 FEWEST = 3           # domains, for a router to have something to tell apart
+HELD_OUT = 10        # one character of so many, at least, is never trained on, of every domain
 
 
 @dataclass(frozen=True)
 class Document:
-    """A file's text and its domain."""
+    """A file's text and its domain, and whether training never sees it."""
 
     domain: str
     name: str
     text: str
-
-    @property
-    def held_out(self) -> bool:
-        """Tell whether the file belongs to the tenth of all files that training never sees."""
-        return _digest(self.name)[-1] % 10 == 0  # not the first byte: they are sorted by it
+    held_out: bool
 
 
 def roots() -> list[Path]:
@@ -46,19 +48,23 @@ def roots() -> list[Path]:
 def documents(folders: list[Path], characters: int) -> list[Document]:
     """Return files of *folders* until every domain has *characters*, in an order that depends on names alone.
 
-    The same text under two names is taken once, so that nothing held out was trained on. A domain with less than a
-    fiftieth of *characters* is left out. Raises ``ValueError`` if fewer than ``FEWEST`` domains are left.
+    Names are those below the folders: where these are does not matter. A file is held out whenever less than one of
+    ``HELD_OUT`` characters of its domain is, so that every domain has unseen text from its first file on. The same text
+    under two names is taken once, so that nothing held out was trained on. A domain with less than a fiftieth of
+    *characters* is left out. Raises ``ValueError`` if fewer than ``FEWEST`` domains are left.
     """
     found: dict[str, list[Document]] = {domain: [] for domain in DOMAINS}
-    length, seen = dict.fromkeys(DOMAINS, 0), set[bytes]()
-    for domain, path in sorted(_files(folders), key=lambda pair: _digest(str(pair[1]))):
+    length, held, seen = dict.fromkeys(DOMAINS, 0), dict.fromkeys(DOMAINS, 0), set[bytes]()
+    for domain, name, path in sorted(_files(folders), key=lambda found: (_digest(found[1]), str(found[2]))):
         if length[domain] >= characters:
             continue
         text = _text(path)
         if text and (digest := _digest(text)) not in seen:
             seen.add(digest)
-            found[domain].append(Document(domain, str(path), text))
+            unseen = HELD_OUT * held[domain] <= length[domain]
+            found[domain].append(Document(domain, name, text, unseen))
             length[domain] += len(text)
+            held[domain] += unseen * len(text)
     kept = [domain for domain in DOMAINS if length[domain] >= characters / 50]
     if len(kept) < FEWEST:
         raise ValueError(f"{', '.join(map(str, folders))}: text enough for {len(kept)} of the domains "
@@ -66,14 +72,19 @@ def documents(folders: list[Path], characters: int) -> list[Document]:
     return [document for domain in kept for document in found[domain]]
 
 
-def _files(folders: list[Path]) -> Iterator[tuple[str, Path]]:
+def _files(folders: list[Path]) -> Iterator[tuple[str, str, Path]]:
+    """Return domain, name below its folder, and path of every file whose kind is known, each path once."""
     taken = set()
     for folder in folders:
-        for path in folder.rglob("*"):
-            kind = "docs" if path.name == "METADATA" else KINDS.get(path.suffix)
-            if kind and path not in taken and "__pycache__" not in path.parts:
-                taken.add(path)
-                yield ("tests" if kind == "code" and TESTS.search(path.as_posix()) else kind), path
+        for place, inside, names in os.walk(folder):
+            inside[:] = [name for name in inside if name != "__pycache__"]
+            for name in names:
+                kind = "docs" if name == "METADATA" else KINDS.get(os.path.splitext(name)[1])
+                path = os.path.join(place, name)
+                if kind and path not in taken:
+                    taken.add(path)
+                    below = os.path.join(folder.name, os.path.relpath(path, folder))
+                    yield ("tests" if kind == "code" and TESTS.search(below) else kind), below, Path(path)
 
 
 def _text(path: Path) -> str:
@@ -100,12 +111,29 @@ def encoding(texts: list[Document], vocabulary: int, characters: int) -> BytePai
     return BytePairEncoding.learn(sample, vocabulary)
 
 
-def streams(texts: list[Document], learned: BytePairEncoding) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return of every domain the token ids [tokens] of what is trained on, and of what is held out."""
-    ids: tuple[dict[str, list[int]], dict[str, list[int]]] = ({}, {})
+def streams(texts: list[Document], learned: BytePairEncoding,
+            workers: int = 1) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return of every domain the token ids [tokens] of what is trained on, and of what is held out.
+
+    With several *workers*, processes encode a domain each.
+    """
+    parts: dict[tuple[str, bool], list[str]] = {}
     for document in texts:
-        mine = ids[document.held_out].setdefault(document.domain, [])
-        mine += learned.encode(document.text)
-        mine.append(learned.end)
-    train, held = ({d: np.array(values, np.uint16) for d, values in part.items()} for part in ids)
+        parts.setdefault((document.domain, document.held_out), []).append(document.text)
+    if workers > 1:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            ids = list(pool.map(partial(encoded, learned.merges), parts.values()))
+    else:
+        ids = [encoded(learned.merges, part) for part in parts.values()]
+    found = dict(zip(parts, ids, strict=True))
+    train, held = ({d: values for (d, unseen), values in found.items() if unseen is wanted} for wanted in (False, True))
     return train, held
+
+
+def encoded(merges: tuple[tuple[int, int], ...], texts: list[str]) -> np.ndarray:
+    """Return the token ids of *texts*, each followed by the end of a document: uint16 [tokens]."""
+    learned, ids = BytePairEncoding(merges), array("H")
+    for text in texts:
+        ids.extend(learned.encode(text))
+        ids.append(learned.end)
+    return np.array(ids, np.uint16)

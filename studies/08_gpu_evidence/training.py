@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import texts
 import torch
 from pieces import tell
@@ -21,13 +22,16 @@ from moesim.capture import record
 from moesim.capture.bpe import BytePairEncoding
 from moesim.capture.generate import generate
 from moesim.capture.reference_moe import Cache, Output, ReferenceConfig, ReferenceMoE
-from moesim.capture.train import Recipe, make_optimizer, train, update
-from moesim.trace import RoutingTrace
+from moesim.capture.train import Recipe, make_optimizer, save, train, update
+from moesim.trace import RoutingTrace, read_trace
 
 SEED = 0
 PILOT = (2, 3)      # steps before, and timed, to see how many fit
 MARGIN = 0.85       # of the time that is left is given to steps; the rest is held-out losses and checkpoints
+SAVING = 0.05       # of the time may go into checkpoints, at most
 LARGEST = 12e6      # bytes of a trace that a repository should hold
+CLOSING_S = 15.0    # to join, write and describe what was captured on a GPU's machine (assumed)
+LICENCE = "Apache-2.0, as this repository; holds expert ids, no text"
 ORIGIN = ("studies/08_gpu_evidence: {prefill} tokens of held-out files of a Python {python} and its packages as "
           "prompts, {decode} decoded by the model; trained for {steps} steps of {batch} tokens on the other files")
 
@@ -45,13 +49,14 @@ class Size:
     output: tuple[int, int, int]
     least: tuple[int, int]    # prefill and decode tokens to capture
     beside: int               # requests that run side by side
+    workers: int = 1          # processes that encode text
 
 
 # Learning rates and lengths: our choice, not tuned. The model of a GPU has 421 M weights, 68 M of them active.
 SIZES = {
     "cuda": Size(ReferenceConfig(vocabulary=2048, n_layers=16, n_experts=64, top_k=8, width=512, n_heads=8,
-                                 expert_width=256, context=512), 12_000_000, 150_000, 64,
-                 Recipe(peak_rate=1e-3, every=250), (32, 160, 384), (16, 64, 128), (50_000, 20_000), 128),
+                                 expert_width=256, context=512), 12_000_000, 50_000, 64,
+                 Recipe(peak_rate=1e-3, every=250), (32, 160, 384), (16, 64, 128), (50_000, 20_000), 128, 5),
     "cpu": Size(ReferenceConfig(vocabulary=300, n_layers=2, n_experts=8, top_k=2, width=32, n_heads=2, expert_width=32,
                                 context=64), 60_000, 6_000, 4,
                 Recipe(peak_rate=3e-3, warmup=10, every=10), (8, 16, 32), (2, 8, 16), (200, 60), 8),
@@ -77,17 +82,16 @@ def teach(out: Path, device: str, seconds: float, share_s: float) -> bool:
     length, domains = size.model.context + 1, list(seen)
     probes = {d: windows(unseen[d], 4, length, [SEED]).to(device) for d in domains}
     batches = partial(batch, seen, size.rows, length, device)
-    steps, step_s = planned_steps(folder, size, batches, device, share_s - (time.monotonic() + seconds - end))
-    closing_s = max(6 * step_s, 20.0 if device == "cuda" else 0.2)  # held-out losses, and writing the checkpoint
+    recipe, closing_s = planned_steps(folder, size, batches, device, share_s - (time.monotonic() + seconds - end))
+    closing_s = max(2 * closing_s, 20.0 if device == "cuda" else 0.2)  # held-out losses, and writing the checkpoint
     model = Half(size.model, SEED).to(device)
-    recipe = Recipe(**{**vars(size.recipe), "steps": steps})
     table = train(model, batches, probes, recipe, folder, lambda: time.monotonic() > end - closing_s)
     rows = table.read_text(encoding="utf-8").splitlines()
     last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
-    tell(folder, {"parameters": sum(p.numel() for p in model.parameters()), "planned_steps": steps,
-                  "steps": int(last["step"]), "step_s": step_s, "last_row": last,
+    tell(folder, {"parameters": sum(p.numel() for p in model.parameters()), "planned_steps": recipe.steps,
+                  "steps": int(last["step"]), "last_row": last,
                   "training_tokens": {d: len(ids) for d, ids in seen.items()}})
-    return int(last["step"]) >= steps
+    return int(last["step"]) >= recipe.steps
 
 
 def prepared(folder: Path, size: Size) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -97,9 +101,12 @@ def prepared(folder: Path, size: Size) -> tuple[dict[str, np.ndarray], dict[str,
         found = texts.documents(texts.roots(), size.characters)
         learned = texts.encoding(found, size.model.vocabulary, size.learn_on)
         whole.file(folder / "encoding.json", json.dumps(learned.merges).encode())
-        seen, unseen = texts.streams(found, learned)
+        seen, unseen = texts.streams(found, learned, size.workers)
         both = [d for d in seen if len(seen[d]) > 4 * size.model.context and len(unseen.get(d, ())) > 2 *
                 size.model.context]
+        if len(both) < texts.FEWEST:
+            raise ValueError(f"only {', '.join(both) or 'no domain'} has text enough to train on and to hold out; "
+                             f"{texts.FEWEST} domains are needed: install packages with sources and documents")
         part = file.with_name("part.npz")
         np.savez(part, **{f"seen_{d}": seen[d] for d in both}, **{f"unseen_{d}": unseen[d] for d in both})
         part.replace(file)
@@ -108,8 +115,11 @@ def prepared(folder: Path, size: Size) -> tuple[dict[str, np.ndarray], dict[str,
                      for part in ("seen", "unseen"))  # type: ignore[return-value]
 
 
-def planned_steps(folder: Path, size: Size, batches: Any, device: str, left_s: float) -> tuple[int, float]:
-    """Return how many steps fit into *left_s* and the seconds of one; found once, by a model that is thrown away."""
+def planned_steps(folder: Path, size: Size, batches: Any, device: str, left_s: float) -> tuple[Recipe, float]:
+    """Return the recipe of the steps that fit into *left_s*, and the seconds of a step; found once, by a pilot.
+
+    The pilot's model is thrown away. Checkpoints are so far apart that they take at most ``SAVING`` of the time.
+    """
     file = folder / "recipe.json"
     if not file.exists():
         began = time.monotonic()
@@ -120,12 +130,16 @@ def planned_steps(folder: Path, size: Size, batches: Any, device: str, left_s: f
             before = time.monotonic()
             update(model, optimizer, batches(step), size.recipe, step)  # waits for the loss
             times.append(time.monotonic() - before)
-        step_s = float(np.median(times[PILOT[0]:]))
-        left_s -= 2 * (time.monotonic() - began)  # the model is built once more
+        step_s, before = float(np.median(times[PILOT[0]:])), time.monotonic()
+        save(model, optimizer, folder / "pilot.pt", 0)
+        save_s = time.monotonic() - before
+        (folder / "pilot.pt").unlink()
+        left_s -= 2 * (time.monotonic() - began)  # the model is built once more, and saved
         steps = max(int(MARGIN * left_s / step_s), 20)
-        whole.file(file, json.dumps({"steps": steps, "step_s": step_s}).encode())
+        every = max(size.recipe.every, int(save_s / SAVING / step_s))
+        whole.file(file, json.dumps({"steps": steps, "every": every, "step_s": step_s, "save_s": save_s}).encode())
     found = json.loads(file.read_text(encoding="utf-8"))
-    return int(found["steps"]), float(found["step_s"])
+    return replace(size.recipe, steps=found["steps"], every=found["every"]), float(found["step_s"] + found["save_s"])
 
 
 def windows(ids: np.ndarray, count: int, length: int, seed: list[int]) -> Tensor:
@@ -143,33 +157,61 @@ def batch(streams: dict[str, np.ndarray], rows: int, length: int, device: str, s
     return torch.cat(parts).to(device)
 
 
-def record_trace(out: Path, device: str) -> RoutingTrace:
+def record_trace(out: Path, device: str, seconds: float = float("inf")) -> bool:
     """Run requests from held-out text through the trained model; write trace.parquet and what its routing is like.
 
-    Raises ``ValueError`` if no model was trained.
+    Requests run in batches that hold every domain alike, and each batch is on disk when the next begins. The trace has
+    those that there is time for, at least one; return whether that is all. Raises ``ValueError`` without a model.
     """
-    folder, size = out / "training", SIZES[device]
+    end, folder, place, size = time.monotonic() + seconds, out / "training", out / "capture", SIZES[device]
     if not (folder / "checkpoint.pt").exists():
         raise ValueError(f"{folder}: no checkpoint.pt; train first, on the same machine (checkpoints stay there)")
     state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
     model = Half(size.model, SEED).to(device).eval()
     model.load_state_dict(state["model"])
     _, unseen = prepared(folder, size)
-    end = BytePairEncoding(tuple(map(tuple, json.loads((folder / "encoding.json").read_text())))).end
-    prompts, outputs, domains = requests(unseen, size)
-    with torch.no_grad(), record(model) as recorder:
-        for at in range(0, len(prompts), size.beside):
-            generate(model, prompts[at : at + size.beside], outputs[at : at + size.beside], SEED + at, pad=end)
-    about = {"model": "reference-moe-gpu", "revision": f"step {state['step']}", "licence": "Apache-2.0, as this "
-             "repository; holds expert ids, no text", "origin": ORIGIN.format(
-                 prefill=sum(map(len, prompts)), decode=sum(outputs) - len(outputs), python=platform.python_version(),
-                 steps=state["step"], batch=size.rows * size.model.context)}
-    trace = slim(recorder.trace(domain=domains, **about))
-    place = out / "capture"
-    place.mkdir(parents=True, exist_ok=True)
+    pad = BytePairEncoding(tuple(map(tuple, json.loads((folder / "encoding.json").read_text())))).end
+    drawn, parts, longest = requests(unseen, size), list[RoutingTrace](), 0.0
+    count = len(drawn[0])
+    for at in range(0, count, size.beside):
+        began = time.monotonic()
+        if parts and began + longest > end - (CLOSING_S if device == "cuda" else 0.0):
+            break
+        file = place / f"step{state['step']}-{at:05d}.parquet"
+        if not file.exists():
+            batch = tuple(column[at : at + size.beside] for column in drawn)
+            place.mkdir(parents=True, exist_ok=True)
+            slim(captured(model, batch, SEED + at, pad)).write(file)
+            longest = max(longest, time.monotonic() - began)
+        parts.append(read_trace(file))
+    trace = joined(parts, {"model": "reference-moe-gpu", "revision": f"step {state['step']}", "licence": LICENCE})
+    phases = {name: trace.phase(name).n_tokens for name in ("prefill", "decode")}
+    trace.meta["origin"] = ORIGIN.format(**phases, python=platform.python_version(), steps=state["step"],
+                                         batch=size.rows * size.model.context)
     trace.write(place / "trace.parquet")
-    tell(place, routing_facts(trace, place / "trace.parquet"))
-    return trace
+    done = len(parts) * size.beside >= count
+    tell(place, phases | {"wanted": size.least, "complete": done} | routing_facts(trace, place / "trace.parquet"))
+    return done
+
+
+def captured(model: Half, batch: tuple[Any, ...], seed: int, pad: int) -> RoutingTrace:
+    """Return the trace of the requests of *batch*, side by side: prompts, output lengths, domains."""
+    prompts, outputs, domains = batch
+    with torch.no_grad(), record(model) as recorder:
+        generate(model, prompts, outputs, seed, pad=pad)
+    return recorder.trace(domain=domains)
+
+
+def joined(parts: list[RoutingTrace], about: dict[str, Any]) -> RoutingTrace:
+    """Return the requests of *parts*, one after the other, as one trace."""
+    tokens, first = [], 0
+    for part in parts:
+        tokens.append(part.tokens.assign(request=part.tokens["request"] + first))
+        first += int(part.tokens["request"].max()) + 1
+    one = parts[0]
+    experts = np.concatenate([part.experts for part in parts])
+    return RoutingTrace(pd.concat(tokens, ignore_index=True), experts, None, one.n_experts, one.top_k,
+                        one.meta | about)
 
 
 def requests(unseen: dict[str, np.ndarray], size: Size) -> tuple[list[list[int]], list[int], list[str]]:
@@ -201,7 +243,6 @@ def slim(trace: RoutingTrace) -> RoutingTrace:
 def routing_facts(trace: RoutingTrace, file: Path) -> dict[str, object]:
     """Return what the trace's routing is like, mean over layers, and its size."""
     found = {name: round(float(value), 4) for name, value in trace_stats.summary(trace).items()}
-    phases = {name: trace.phase(name).n_tokens for name in ("prefill", "decode")}
-    held = file.stat().st_size
-    return {"bytes": held, "too_large": held > LARGEST, **phases, "domains": sorted(set(trace.tokens["domain"])),
-            **found}
+    tokens = trace.tokens.groupby("domain").size()
+    return {"bytes": file.stat().st_size, "too_large": file.stat().st_size > LARGEST, "domains": sorted(tokens.index),
+            "tokens_of": {str(name): int(n) for name, n in tokens.items()}, **found}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import moesim
 from moesim import config, plots, requests
 from moesim.cli import app
+from moesim.placement import evaluate, solve
 from moesim.requests import Replay
 from moesim.synthetic import GateParameters
 
 TINY = Path(__file__).resolve().parent.parent / "data" / "tiny.yaml"
+THREE = moesim.RoutingTrace.from_arrays(np.array([[[0, 1]], [[0, 2]], [[0, 1]]]), 3, 2)
 
 # what is in the YAML file -> the message after "FILE:"
 NOT_YAML = {
@@ -97,3 +102,36 @@ def test_negative_seed_of_place(repo: Path) -> None:
 def test_gate_parameters_are_finite(number: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         GateParameters(sigma_b=number, a=1.0, s=1.0, sigma_d=1.0)
+
+
+def test_requests_of_the_next_century(repo: Path) -> None:
+    """Past 2**31 s a step is too short to be told from its start: mfu was infinite."""
+    rare = "requests={kind: poisson, rate: 1e-300 /s, count: 3, prompt_tokens: 8, output_tokens: 2}"
+    with pytest.raises(moesim.ConfigError, match=r"requests: the last of 3 requests would arrive after \S+ s, beyond "
+                                                 r"2.14748e\+09; raise rate \(1e-300 /s\), or lower count"):
+        moesim.simulate(moesim.load(repo / "tests/data/tiny.yaml", [rare]))
+
+
+def test_files_beside_a_missing_one(tmp_path: Path) -> None:
+    """Only what ends alike is told, in order: not the whole folder."""
+    for name in ("b.parquet", "a.parquet", ".hidden.parquet", "c.md"):
+        (tmp_path / name).touch()
+    for missing, told in (("zz.parquet", "; known: a.parquet, b.parquet"), ("zz.npy", "; correct the path"),
+                          ("aa.parquet", "; did you mean 'a.parquet'?"), ("zz", "; correct the path")):
+        with pytest.raises(ValueError) as caught:
+            moesim.read_trace(tmp_path / missing)
+        assert str(caught.value) == f"{tmp_path / missing}: no such file{told}"
+
+
+@pytest.mark.parametrize(("call", "text"), [
+    (lambda: moesim.simulate(str(TINY)), "scenario is a str; give what moesim.load(path) returns"),
+    (lambda: moesim.sweep(str(TINY), {}, ["mfu"]), "scenario is a str; give what moesim.load(path) returns"),
+    (lambda: solve("t.parquet", 8), "trace is a str; give what moesim.read_trace(path) returns"),
+    (lambda: solve(THREE, 1.5), "n_devices is a float; give a whole number"),
+    (lambda: evaluate(THREE, solve(THREE, 2, "lpt")), "placement is a RoutingTrace; give evaluate(placement, trace), "
+                                                      "with what solve returns"),
+    (lambda: moesim.sweep(moesim.load(TINY), {}, "mfu"), "metrics are 'mfu'; give a list, ['mfu']")])
+def test_arguments_of_the_wrong_kind(call: Callable[[], Any], text: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert str(caught.value) == text

@@ -50,7 +50,22 @@ MISTAKES = {
         ["{file}:{line}: requests.kind: unknown 'kind' 'closed'; known: 'poisson', 'closed_loop', 'replay'"]),
     "text for a mapping": (
         "{low: 8, high: 24}", "many",
-        ["{file}:{line}: requests.prompt_tokens: Input should be a valid integer, got 'many'"]),
+        ["{file}:{line}: requests.prompt_tokens: 'many' is no number of tokens; write a whole one (512), or "
+         "{low: 128, high: 512}"]),
+    "a list for a range": (
+        "{low: 8, high: 24}", "[8, 24]",
+        ["{file}:{line}: requests.prompt_tokens: [8, 24] is no number of tokens; write a whole one (512), or "
+         "{low: 128, high: 512}"]),
+    "a list for a mapping": (
+        "{solver: lpt}", "[lpt]",
+        ["{file}:{line}: placement: must be a mapping of keys to values, got ['lpt']"]),
+    "a mapping for a list": (
+        "  nodes: 1\n", "  nodes: 1\n  host: {capacity: 1 GB}\n",
+        ["{file}:{line+1}: hardware.host: Input should be a list, got {'capacity': '1 GB'}"]),
+    "no capacity": (
+        "name: tiny\n", "name: tiny\ncache: {capacity: [25%, 50%]}\n",
+        ["{file}:{line+1}: cache.capacity: ['25%', '50%'] is no capacity; write a number of experts (8), a share "
+         "('25%') or a size ('20 GB')"]),
     "not YAML": (
         "hidden: 64", "hidden: [64",
         ["{file}:{line+1}: not valid YAML: expected ',' or ']', but got ':'"]),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from moesim import registry
+from moesim.network import LeafSpine, Network
 from moesim.network.stages import Messages, Stage
 
 COPIES = np.array([[9, 4, 2, 6],
@@ -54,6 +55,17 @@ def test_pairwise() -> None:
                                       [0, 0, 16, 0]]
     assert [s.launch for s in (first, second, third)] == [True, False, False]
     assert not any(s.with_before for s in (first, second, third))
+
+
+@pytest.mark.parametrize("name", registry.names("all_to_all"))
+def test_one_device_has_nobody_to_send_to(name: str) -> None:
+    """Its tokens are there already: times and loads have the shape of the batch, and are zero."""
+    network = Network.on(LeafSpine(leaves=1, spines=1, hosts_per_leaf=1, link="1 GB/s"))
+    part = {"name": name, "width": 1} if name == "coordinated" else {"name": name, "experts": 1} if (
+        name == "deepep_ll") else name
+    found = network.exchange(part, Messages(np.full((2, 1, 1), 3), np.full((2, 1, 1), 3)), 8.0)
+    assert found.time_s.tolist() == [0.0, 0.0]
+    assert found.loads.shape[0] == 2 and not found.loads.any()
 
 
 NEAR_FIRST = [[9 + 2, 4 + 6, 0, 0],    # device 0 gives 1 what is for positions 1: of device 1 and of device 3

@@ -33,14 +33,14 @@ def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_page(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Run the commands of a page's one shell block in a new folder; return what each printed."""
+    """Run the commands of a page's shell blocks in a new folder; return what each printed."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "workloads").symlink_to(repo / "workloads")
+    for folder in ("workloads", "studies"):
+        (tmp_path / folder).symlink_to(repo / folder)
 
     def run(page: str) -> list[str]:
-        (block,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
         printed = []
-        for line in block.splitlines():
+        for line in "".join(re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)).splitlines():
             program, *arguments = shlex.split(line)
             done = CliRunner().invoke(app, arguments)
             assert program == "moesim" and done.exit_code == 0, f"{line}: {done.stderr}"

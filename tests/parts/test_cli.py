@@ -113,7 +113,8 @@ def test_which_errors_are_wrong_input() -> None:
             function()
         return input_error(error.value)
 
-    assert caught(lambda: moesim.load("nope.yaml")) == "nope.yaml:1: cannot be read: No such file or directory"
+    assert caught(lambda: moesim.load("nope.yaml")) == (
+        "nope.yaml:1: cannot be read: No such file or directory; correct the path")
     assert caught(lambda: moesim.read_trace("nope.npz")).startswith("nope.npz: no such file")
     assert caught(lambda: moesim.units.parse("4 Gb", "byte")) is not None
     assert caught(lambda: open("/nope")) == "/nope: no such file or directory; correct the path"
@@ -141,15 +142,34 @@ def test_check(tiny: str, trace: str, repo: Path, tmp_path: Path, monkeypatch: p
     done = call("check", *good)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"{path}: ok" for path in good]
+    (tmp_path / "points.yaml").write_text(f"scenario: {tiny}\naxes: {{parallelism.tp: [1, 3]}}\nmetrics: [steps]\n")
     (tmp_path / "sweep.yaml").write_text(f"scenario: {tiny}\nmetrics: [stepz]\nmetric: 1\n")
     (tmp_path / "odd.yaml").write_text("a: 1\n")
-    wrong = call("check", tiny, "sweep.yaml", "odd.yaml", "gone.yaml")
+    wrong = call("check", tiny, "points.yaml", "sweep.yaml", "odd.yaml", "gone.yaml")
     assert (wrong.exit_code, wrong.stdout) == (2, f"{tiny}: ok\n")
     assert wrong.stderr.splitlines() == [
+        "points.yaml:2: axes: point 1: override parallelism.tp=3: parallelism.tp: 3 does not divide the 2 devices of a "
+        "node; use a divisor",
         "sweep.yaml:2: metrics.0: unknown metric 'stepz'; did you mean 'steps'?",
         "sweep.yaml:3: metric: unknown key; did you mean 'metrics'?",
         "odd.yaml: its keys (a) are those of no scenario, sweep, model, machine, device, kernels",
-        "gone.yaml:1: cannot be read: No such file or directory"]
+        "gone.yaml:1: cannot be read: No such file or directory; correct the path"]
+
+
+def test_check_reads_requests_and_placement(tiny: str, tmp_path: Path) -> None:
+    """A dense model has no trace to read: check fell over that."""
+    (tmp_path / "requests.csv").write_text("arrival_s,prompt_tokens,output_tokens\nnan,8,4\n")
+    (tmp_path / "placement.json").write_text("{}")
+    text = Path(tiny).read_text()
+    for line, new in (("requests", "{kind: replay, path: requests.csv}"), ("placement", "{path: placement.json}")):
+        file = tmp_path / f"{line}.yaml"
+        file.write_text("\n".join(f"{line}: {new}" if old.startswith(f"{line}:") else old for old in text.splitlines()))
+        done = call("check", file)
+        assert (done.exit_code, done.stdout) == (2, "") and f": {line}: " in done.stderr
+    file.write_text("name: dense\nmodel: llama-3.1-8b\nhardware: h200-1x1\nscheduler: vllm\nrequests: {kind: "
+                    "closed_loop, concurrency: 1, count: 1, prompt_tokens: 8, output_tokens: 2}\n")
+    done = call("check", file)
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 def test_show_scenario_loads_back(tiny: str, tmp_path: Path) -> None:
@@ -293,13 +313,16 @@ def test_sweep_then_plot(tiny: str, tmp_path: Path) -> None:
     file = sweep_file(tmp_path, tiny, "{scheduler.max_batch: [1, 4, -1]}")
     done = call("sweep", file, "--out", tmp_path / "out", "--workers", 1, "--set", "seed=2")
     assert done.exit_code == 0, done.stderr
-    assert done.stderr.splitlines() == ["1 of 3 points failed (column error)", f"table: {tmp_path}/out/table.parquet"]
+    notes, last = done.stderr.splitlines()[:-2], done.stderr.splitlines()[-2:]
+    assert last == ["1 of 3 points failed (column error)", f"table: {tmp_path}/out/table.parquet"]
+    assert notes[0] == "note: the routing is synthetic"
+    assert len([note for note in notes if "moe: largest shapes" in note]) == 1  # not again with other numbers
     table = pd.read_parquet(tmp_path / "out/table.parquet")
     assert table["scheduler.max_batch"].tolist() == [1, 4, -1]
     expected = moesim.simulate(moesim.load(tiny, ["seed=2", "scheduler.max_batch=4"]))
     assert table["steps"].tolist()[1] == len(expected.steps)
     lines = done.stdout.splitlines()
-    assert lines[0].split() == list(table.columns) and len(lines) >= 4
+    assert lines[0].split() == [*table.columns.drop("warnings")] and len(lines) == 4
     drawn = call("plot", tmp_path / "out", "--set", "x=steps", "--set", "y=bytes_scale_up_out")
     assert drawn.exit_code == 0, drawn.stderr
     assert (tmp_path / "out/figures/pareto.png").stat().st_size > 1000

@@ -118,7 +118,8 @@ def test_files_seen_from_the_working_folder_are_shown_short(folder: Path, monkey
     (folder / "sub/model.yaml").write_text("name: x\n" * 2)
     found = problems(lambda: moesim.load(folder / "tiny.yaml"))
     assert "sub/model.yaml:2: model.name: given twice (first on line 1); keep one" in found
-    assert problems(lambda: moesim.load("none.yaml")) == ["none.yaml:1: cannot be read: No such file or directory"]
+    assert problems(lambda: moesim.load("none.yaml")) == [
+        "none.yaml:1: cannot be read: No such file or directory; correct the path"]
 
 
 def test_a_mistake_inside_a_list_is_placed_at_its_item() -> None:

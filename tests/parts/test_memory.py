@@ -81,6 +81,14 @@ def test_wrong_events() -> None:
         replay(trace(token_id=3), "lru", 2, prefetcher="token_id", fit=trace())
     with pytest.raises(CacheError, match="jobs is 0"):
         compare(SETS, ["lru"], [2], jobs=0)
+    with pytest.raises(CacheError, match=r"capacities are \[\]; give a list of at least one"):
+        compare(SETS, ["lru"], [])
+    with pytest.raises(CacheError, match="batches are 4; give a list of at least one"):
+        compare(SETS, ["lru"], [2], 4)
+    with pytest.raises(CacheError, match="events are 'trace.parquet'; give what moesim.read_trace"):
+        replay("trace.parquet", "lru", 2)
+    with pytest.raises(CacheError, match="capacity is 'nan%'; write a share as '25%'"):
+        replay(SETS, "lru", "nan%")
 
 
 def test_hobbit_keeps_what_mattered() -> None:

@@ -50,7 +50,33 @@ def test_the_trace_is_of_unseen_text_of_several_domains_and_holds_no_text(traine
     told = json.loads((trained / "capture/said.json").read_text())
     assert told["prefill"] == trace.phase("prefill").n_tokens >= 200
     assert told["decode"] == trace.phase("decode").n_tokens >= 60 and not told["too_large"]
-    assert len(told["domains"]) >= 2 and (trace.tokens["token_id"] == -1).all() and trace.probs is None
+    assert len(told["domains"]) >= 3 and told["complete"] and min(told["tokens_of"].values()) >= 40
+    assert (trace.tokens["token_id"] == -1).all() and trace.probs is None
+
+
+def test_a_capture_that_was_cut_goes_on(parts: SimpleNamespace, trained: Path) -> None:
+    """No time: one batch, every domain in it. Then the rest, and the same trace as in one go."""
+    whole = read_trace(trained / "capture/trace.parquet")
+    batches = sorted((trained / "capture").glob("step*.parquet"))
+    before = batches[0].stat().st_mtime_ns
+    for file in batches[1:]:
+        file.unlink()
+    assert not parts.training.record_trace(trained, "cpu", 0.0)
+    told = json.loads((trained / "capture/said.json").read_text())
+    assert not told["complete"] and told["prefill"] < told["wanted"][0] and len(told["domains"]) >= 3
+    assert parts.training.record_trace(trained, "cpu")
+    again = read_trace(trained / "capture/trace.parquet")
+    assert (again.experts == whole.experts).all() and again.tokens.equals(whole.tokens)
+    assert batches[0].stat().st_mtime_ns == before, "not captured twice"
+
+
+def test_rows_behind_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    """Killed between a row and its checkpoint, or within a row: step 20 is made again, and has one row."""
+    from moesim.capture.train import forget
+
+    (tmp_path / "loss.csv").write_text("step,loss\n10,3.5\n20,3.1\n2")
+    forget(tmp_path / "loss.csv", 10)
+    assert (tmp_path / "loss.csv").read_text() == "step,loss\n10,3.5\n"
 
 
 def test_text_is_split_by_file_and_taken_once(parts: SimpleNamespace, tmp_path: Path) -> None:
@@ -61,6 +87,8 @@ def test_text_is_split_by_file_and_taken_once(parts: SimpleNamespace, tmp_path: 
     (tmp_path / "broken.py").write_bytes(b"\xff\xfe\xff")
     found = parts.texts.documents([tmp_path], 4000)
     assert {d.domain for d in found} == {"code", "tests", "docs"} and len({d.text for d in found}) == len(found)
+    first = [d for d, before in zip(found, [None, *found], strict=False) if before is None or before.domain != d.domain]
+    assert all(d.held_out for d in first), "the first of every domain"
     assert 0 < sum(d.held_out for d in found) < len(found) / 2
     with pytest.raises(ValueError, match="text enough for 0 of the domains code, tests, docs, c, tables, and 3 are"):
         parts.texts.documents([tmp_path], 10**9)

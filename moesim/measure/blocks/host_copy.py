@@ -28,6 +28,8 @@ SIZES = {"cuda": (*(65536.0 * 4**i for i in range(9)), *EXPERTS), "cpu": (65536.
 MODES = (("h2d", "pinned", 1), ("d2h", "pinned", 1), ("h2d", "pageable", 1), ("d2h", "pageable", 1),
          ("h2d", "pinned", 2), ("h2d", "pinned", 4), ("h2d", "pinned", 8), ("bidir", "pinned", 2))
 LINK = 40e9  # bytes per second, to guess times from (assumed: PCIe 5 x16 gives about 55)
+FILL = 2e9   # bytes per second of allocating and filling host memory (assumed)
+LONG_S = 0.02  # of a copy: fewer repeats are enough
 
 
 @part
@@ -39,7 +41,7 @@ class HostCopy:
         if target.kind == "cpu":
             return [Point("copy", {"bytes": 2 * size}, "host_memcpy", guess_s=target.guess_copy_s(2 * size),
                           extra={"direction": "none"}) for size in SIZES["cpu"]]
-        return [Point("copy", {"bytes": size}, f"{direction}_{memory}_{streams}", whole_s=0.01 + 20 * size / LINK,
+        return [Point("copy", {"bytes": size}, f"{direction}_{memory}_{streams}", whole_s=_whole_s(size),
                       extra={"direction": direction, "host_memory": memory, "streams": streams})
                 for size in SIZES["cuda"] for direction, memory, streams in MODES if 4 * size <= target.memory_bytes]
 
@@ -49,7 +51,7 @@ class HostCopy:
             values = max(int(point.shapes["bytes"] / 2 / bench.target.value_bytes), 1)
             _, pairs = bench.pool.ring([(values,), (values,)], bench.target.ring_bytes)
             return Work([partial(target.copy_, source) for source, target in pairs])
-        return Work(own=lambda: _timed(Link(point.shapes["bytes"], **point.extra)))
+        return Work(own=lambda: _timed(Link(point.shapes["bytes"], **point.extra), point.shapes["bytes"]))
 
 
 class Link:
@@ -63,7 +65,7 @@ class Link:
         pinned = host_memory == "pinned"
         self._pieces: list[tuple[Any, Any]] = []
         for i in range(streams):
-            host = torch.empty(count, dtype=torch.uint8, pin_memory=pinned).random_(0, 255)
+            host = _filled(torch.empty(count, dtype=torch.uint8, pin_memory=pinned))
             there = torch.empty(count, dtype=torch.uint8, device="cuda")
             back = direction == "d2h" or (direction == "bidir" and i % 2 == 1)
             self._pieces.append((host, there) if back else (there, host))
@@ -81,7 +83,26 @@ class Link:
             here.wait_stream(stream)
 
 
-def _timed(link: Link) -> Timing:
+def _whole_s(size: float) -> float:
+    """Return about how long measuring copies of *size* bytes takes."""
+    return 0.01 + size / FILL + (timing.WARMUPS + _repeats(size)) * size / LINK
+
+
+def _repeats(size: float) -> int:
+    return timing.REPLAYS if size / LINK > LONG_S else 2 * timing.REPLAYS
+
+
+def _filled(host: Any) -> Any:
+    """Fill *host* with one random block again and again: drawing gigabytes takes as many times ten seconds."""
+    import torch
+
+    block = torch.randint(0, 255, (min(1 << 20, host.numel()),), dtype=torch.uint8)
+    for piece in host.split(len(block)):
+        piece.copy_(block[: len(piece)])
+    return host
+
+
+def _timed(link: Link, size: float) -> Timing:
     for _ in range(timing.WARMUPS):
         link.start()
-    return Timing([timing.events_s(link.start) for _ in range(2 * timing.REPLAYS)])
+    return Timing([timing.events_s(link.start) for _ in range(_repeats(size))])

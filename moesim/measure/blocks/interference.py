@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 KERNELS = ("gemm", "stream", "experts", "decode")
 COPIES = ("h2d", "d2h", "bidir")
 PAIRS = (("gemm", "stream"), ("experts", "decode"), ("gemm", "decode"), ("stream", "experts"))
+SIZES: dict[str, list[tuple[int, ...]]] = {
+    "gemm": [(8192, 4096), (8192, 4096)], "stream": [(1, 8192), (65536, 8192)],
+    "experts": [(64, 2048), (64, 8), (128, 1536, 2048), (128, 2048, 768)],
+    "decode": [(64, 32, 128), (64, 8, 4096, 128), (64, 8, 4096, 128)]}
 COPIED = 1e9      # bytes that are under way beside a kernel
 SHORT_S = 0.02    # at least so long does each side run alone: starting it may not count
 
@@ -96,16 +100,12 @@ def _side(name: str, bench: Bench) -> Callable[[], Any]:
 
     if name in COPIES:
         return Link(COPIED, name, "pinned", 2 if name == "bidir" else 1).start
-    sizes: dict[str, list[tuple[int, ...]]] = {
-        "gemm": [(8192, 4096), (8192, 4096)], "stream": [(1, 8192), (65536, 8192)],
-        "experts": [(64, 2048), (64, 8), (128, 1536, 2048), (128, 2048, 768)],
-        "decode": [(64, 32, 128), (64, 8, 4096, 128), (64, 8, 4096, 128)]}
-    _, (tensors,) = bench.pool.sets(sizes[name], 1)
+    _, (tensors,) = bench.pool.sets(SIZES[name], 1)
     tensors = [t.clone() for t in tensors]  # the pool hands out the same bytes to the other side
     if name in ("gemm", "stream"):
         return partial(F.linear, *tensors)
     if name == "decode":
-        return partial(engines.decode_triton([4096] * 64, "cuda"), *tensors)
+        return partial(engines.decode_triton([tensors[1].shape[2]] * len(tensors[1]), "cuda"), *tensors)
     x, share, up, down = tensors
-    ids = torch.arange(64 * 8, device="cuda").view(64, 8) % 128
+    ids = torch.arange(share.numel(), device="cuda").view(share.shape) % len(up)
     return partial(engines.experts("triton_fused")[0], x, share, ids, up, down)
