@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from moesim.config import Spec
 from moesim.registry import Part, name_of
+from moesim.units import Bytes
 
 if TYPE_CHECKING:
     from moesim.scenario import Scenario
@@ -29,8 +30,8 @@ class ExpertCache(Spec):
     number, a share of those placed on it ("25%"), or a size of all its caches together ("20 GB"). ``overflow``: of a
     layer that uses more at once than its cache holds: stop, or let what does not fit pass through a workspace.
     ``miss``: what becomes of experts that are not there (``moesim list miss``).
-    ``lead``: layers before its own in which a layer's experts are known, and their copies can begin: 0, or 1 (a gate
-    that looks ahead and is always right; assumed).
+    ``prefetcher``: what is expected of a layer and fetched before it asks (``moesim list prefetcher``);
+    ``prefetch_chunk``: bytes of such a copy that are not interrupted by a demand (left out: whole experts).
     """
 
     capacity: Annotated[int | str, BeforeValidator(_capacity)]
@@ -38,7 +39,8 @@ class ExpertCache(Spec):
     scope: Literal["layer", "global"] = "layer"
     overflow: Literal["refuse", "stream"] = "refuse"
     miss: Annotated[Any, Part("miss")] = Field(default="fetch", validate_default=True)
-    lead: Literal[0, 1] = 0
+    prefetcher: Annotated[Any, Part("prefetcher")] = Field(default="none", validate_default=True)
+    prefetch_chunk: Bytes | None = None
 
     def misfits(self, scenario: Scenario) -> Iterable[tuple[str, str]]:
         """Yield what ``miss`` does not go with in *scenario*: the path of the field, and what is wrong with it."""
@@ -52,8 +54,9 @@ class ExpertCache(Spec):
                 yield "parallelism.expert_tp", f"does not go with cache.miss: {name} (whole experts); use 1"
         if not part.fetches and not static:
             yield "cache.policy", f"with miss: {name} nothing moves, so nothing can take a place; use static"
-        if not part.fetches and self.lead:
-            yield "cache.lead", f"with miss: {name} nothing is fetched that could come ahead; leave it out"
+        if name_of(self.prefetcher) != "none" and not (part.fetches and part.whole):
+            why = "decides as a step begins, before anything is fetched ahead" if part.fetches else "fetches nothing"
+            yield "cache.prefetcher", f"does not go with miss: {name}, which {why}; leave one of them out"
         if not part.whole and not static and self.scope == "global":
             yield "cache.scope", (f"miss: {name} decides for all layers as a step begins, and a cache of all layers "
                                   f"changes from layer to layer; use layer, or policy static")

@@ -95,9 +95,9 @@ def _cached(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
         return []
     found = ["cache: copies of a layer's experts are taken to begin together, and its experts to wait for the last; "
              "the memory bandwidth that copies take from kernels, and the host's work to start them, are not modelled"]
-    if cache.lead:
-        found.append("cache.lead: a layer's experts are known one layer ahead, always rightly; no gate that looks "
-                     "ahead is as good, and what it computes costs nothing here")
+    if name_of(cache.prefetcher) in ("next_layer_gate", "oracle", "rpp"):
+        found.append(f"cache.prefetcher: {name_of(cache.prefetcher)} expects what really comes, with errors drawn as "
+                     "asked for; what such a predictor computes costs nothing here")
     name = name_of(cache.miss)
     if "host" in cache.miss.needs:
         found.append(f"cache.miss: {name}: the host computes at its roofline, one layer of a node at a time; energy, "

@@ -1,0 +1,76 @@
+"""What a step fetches ahead of use, as a prefetcher expects it, and when that and what is missed is there.
+
+Letters: M layers with experts, E experts of each, H holders of experts, S slots of a holder, D devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from moesim.memory import CacheError, Events
+from moesim.memory.foresight import Foresight
+from moesim.memory.job import Forecast
+from moesim.memory.live import LiveCache
+from moesim.registry import name_of
+from moesim.sim.coming import Arrivals, Wanted, lines_of
+from moesim.sim.cost import Batch, StepCost
+from moesim.sim.inputs import Inputs
+
+
+class Ahead:
+    """What is fetched for *caches* of the experts *replicas* [H, M, E], beyond what one link brings on demand.
+
+    *profile*: events of other requests. Raises ``ConfigError`` for a prefetcher that needs what only a replay has.
+    """
+
+    def __init__(self, inputs: Inputs, caches: Sequence[LiveCache | None], replicas: np.ndarray,
+                 profile: Events | None):
+        scenario, cache = inputs.scenario, inputs.scenario.cache
+        assert cache is not None, "asked only of scenarios with a cache"
+        self._caches, self._shared_by = caches, scenario.parallelism.expert_tp
+        self._bytes = scenario.model.expert_bytes / self._shared_by
+        try:
+            self._foresight = Foresight(cache.prefetcher, replicas, None if scenario.traced.balanced else inputs.trace,
+                                        profile, scenario.seed)
+        except CacheError as error:
+            raise scenario.error("cache.prefetcher", str(error)) from None
+        chunks = 1 if cache.prefetch_chunk is None else math.ceil(self._bytes / cache.prefetch_chunk)
+        self._arrivals = Arrivals(lines_of(scenario.hardware, self._bytes, 1, chunks), scenario.parallelism.tp,
+                                  np.array(scenario.model.moe_layer_indices), caches, self._shared_by)
+        holder, layer, expert = np.nonzero(replicas)
+        slot = (np.cumsum(replicas > 0, axis=2) - 1)[holder, layer, expert]
+        self._slots, self._expert, self._n_keys = (layer, holder, slot), layer * replicas.shape[2] + expert, replicas[
+            0].size
+
+    @staticmethod
+    def of(inputs: Inputs, caches: Sequence[LiveCache | None], replicas: np.ndarray, profile: Events | None
+           ) -> Ahead | None:
+        """Return it if *inputs*' scenario fetches anything but by demand over one link, else None."""
+        cache = inputs.scenario.cache
+        assert cache is not None, "asked only of scenarios with a cache"
+        return Ahead(inputs, caches, replicas, profile) if name_of(cache.prefetcher) != "none" else None
+
+    def expected(self, tokens: np.ndarray, batch: Batch) -> Sequence[Forecast | None]:
+        """Return what each holder may expect of a step with *tokens* [M, H, S]."""
+        found = np.bincount(self._expert, weights=tokens[self._slots], minlength=self._n_keys)
+        return self._foresight.of(found.astype(np.int64), batch.rows)
+
+    def loaded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return layer, holder and slot of what the step has loaded ahead of use."""
+        holder, _, layer, slot = self._asked().T
+        return layer, holder, slot
+
+    def seconds(self, cost: StepCost, fetched: np.ndarray, now: float) -> np.ndarray:
+        """Return how long layers of the step *cost*, which begins at *now*, wait for what comes, [M, D].
+
+        *fetched*: share of the bytes of every expert that is missed, [M, H, S]. Counts are added to what it spends.
+        """
+        asked = self._asked()
+        assert cost.expert_tokens is not None, "asked only of models with experts"
+        wanted = Wanted(cost.expert_tokens > 0, fetched > 0, fetched, (fetched > 0).astype(np.int64),
+                        np.insert(asked[:, [0, 1]], 2, self._numbers, axis=1))
+        waits = self._arrivals.seconds(cost, wanted, now)
+        return waits
