@@ -91,6 +91,11 @@ class LiveCache:
         """Return which of *keys* are there now, bool [keys]; nothing changes."""
         return self._store.where[keys] >= 0
 
+    def places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the layer of each of *keys*, and which of the layer's experts it is."""
+        layer = np.searchsorted(self.firsts, keys, side="right") - 1
+        return layer, keys - self.firsts[layer]
+
     def beyond(self, used: np.ndarray) -> int | None:
         """Return the first layer that uses more experts at once (*used* [layers]) than its cache holds, if any."""
         over = np.flatnonzero(used > self._room)

@@ -42,8 +42,9 @@ class Ahead:
                                   np.array(scenario.model.moe_layer_indices), caches, self._shared_by)
         holder, layer, expert = np.nonzero(replicas)
         slot = (np.cumsum(replicas > 0, axis=2) - 1)[holder, layer, expert]
-        self._slots, self._expert, self._n_keys = (layer, holder, slot), layer * replicas.shape[2] + expert, replicas[
-            0].size
+        self._slots, self._expert = (layer, holder, slot), layer * replicas.shape[2] + expert
+        self._n_keys = replicas[0].size
+        self.bytes: np.ndarray = np.zeros(len(caches) * self._shared_by)
 
     @staticmethod
     def of(inputs: Inputs, caches: Sequence[LiveCache | None], replicas: np.ndarray, profile: Events | None
@@ -59,18 +60,34 @@ class Ahead:
         return self._foresight.of(found.astype(np.int64), batch.rows)
 
     def loaded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return layer, holder and slot of what the step has loaded ahead of use."""
+        """Return layer, holder and slot of what the last step has loaded ahead of use."""
         holder, _, layer, slot = self._asked().T
         return layer, holder, slot
 
     def seconds(self, cost: StepCost, fetched: np.ndarray, now: float) -> np.ndarray:
         """Return how long layers of the step *cost*, which begins at *now*, wait for what comes, [M, D].
 
-        *fetched*: share of the bytes of every expert that is missed, [M, H, S]. Counts are added to what it spends.
+        *fetched*: share of the bytes of every expert that is missed, [M, H, S]. Counts are added to what it spends;
+        ``bytes`` [D] are those that are asked for ahead of use.
         """
-        asked = self._asked()
         assert cost.expert_tokens is not None, "asked only of models with experts"
-        wanted = Wanted(cost.expert_tokens > 0, fetched > 0, fetched, (fetched > 0).astype(np.int64),
-                        np.insert(asked[:, [0, 1]], 2, self._numbers, axis=1))
-        waits = self._arrivals.seconds(cost, wanted, now)
+        asked, missing = self._asked(), fetched > 0
+        n = np.bincount(asked[:, 0], minlength=len(self._caches))
+        self.bytes = np.repeat(n, self._shared_by) * self._bytes
+        levels = missing.astype(np.int64)
+        ahead = np.insert(asked, 4, 1, axis=1)
+        waits = self._arrivals.seconds(cost, Wanted(cost.expert_tokens > 0, missing, fetched, levels, ahead), now)
+        unused = sum(cache.unused for cache in self._caches if cache is not None)
+        cost.spent |= {"prefetched_bytes": float(self.bytes.sum()), "late_ahead": self._arrivals.late,
+                       "unused_ahead": unused}
         return waits
+
+    def _asked(self) -> np.ndarray:
+        """Return holder, layer before which it is asked for, its own layer and slot of what is loaded ahead, [Q, 4]."""
+        found = [np.zeros((0, 4), np.int64)]
+        for holder, cache in enumerate(self._caches):
+            if cache is not None and len(cache.ahead):
+                event, number = cache.ahead.T.astype(np.int64)
+                layer, slot = cache.places(number)
+                found.append(np.stack([np.full(len(event), holder), event, layer, slot], axis=1))
+        return np.concatenate(found)

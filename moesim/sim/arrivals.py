@@ -49,7 +49,7 @@ class Queue(NamedTuple):
 class Asked(NamedTuple):
     """Say what is missed: experts and bytes that pass each line, by layer and device."""
 
-    count: np.ndarray  # int64 [K, M, D]
+    copies: np.ndarray  # int64 [K, M, D]
     bytes: np.ndarray  # float64 [K, M, D]
     waits: np.ndarray  # float64 [M, D]: what a layer waits, filled in
     late: np.ndarray  # int64 [1]: experts that were expected and had not come, filled in
@@ -204,7 +204,7 @@ def _demand(i: int, asks: np.ndarray, rests: np.ndarray, come: np.ndarray, of: t
         if k and lines.level[k] < lines.level[k - 1]:
             below_done, below_first, below = done, first_s, k - 1
             done, first_s = asks.copy(), asks.copy()
-        n, span = asked.count[k, i], lines.span[k]
+        n, span = asked.copies[k, i], lines.span[k]
         for d in range(len(asks)):
             done[d] = max(done[d], come[k, d])
             if n[d] + rests[k, d] == 0:
@@ -215,8 +215,8 @@ def _demand(i: int, asks: np.ndarray, rests: np.ndarray, come: np.ndarray, of: t
             begin = max(queue.free[k, first], asks[d])
             there = begin + _took(k, _turns(n, d, span), size, lines) + _took(
                 k, _turns(rests[k], d, span), chunk, lines)
-            if below >= 0 and asked.count[below, i, d] + rests[below, d] > 0:
-                there = max(there, below_first[d] + _took(k, _turns(asked.count[below, i], d, span), size, lines))
+            if below >= 0 and asked.copies[below, i, d] + rests[below, d] > 0:
+                there = max(there, below_first[d] + _took(k, _turns(asked.copies[below, i], d, span), size, lines))
             if below >= 0:
                 there = max(there, below_done[d] + _took(k, 1, size, lines) if below_done[d] > asks[d] else there)
             first_s[d] = max(first_s[d], begin + _took(k, 1, size, lines))

@@ -5,7 +5,8 @@ Letters: M layers with experts, H holders of experts, S slots of a holder, D dev
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,8 @@ class Wanted(NamedTuple):
     """Say what a step asks of its caches.
 
     ``used``, ``missing``: slots, bool [M, H, S]; ``share``: of the bytes of each missing expert that is fetched,
-    [M, H, S]; ``level``: tiers below the device's first from which it comes, int64 [M, H, S]; ``ahead``: holder, layer
-    before which it is asked for, number on the holder, and level of what is fetched ahead of use, int64 [Q, 4].
+    [M, H, S]; ``level``: tiers below the device's first from which it comes, int64 [M, H, S]; ``ahead``: of what is
+    fetched ahead of use holder, layer before which it is asked for, its layer, its slot, and level, int64 [Q, 5].
     """
 
     used: np.ndarray
@@ -37,11 +38,11 @@ class Arrivals:
     *caches*: of each holder, which *shared_by* devices are, each with its part of *size* bytes of every expert.
     """
 
-    def __init__(self, lines: Lines, tp: int, moe: np.ndarray, caches: list[LiveCache | None], shared_by: int):
+    def __init__(self, lines: Lines, tp: int, moe: np.ndarray, caches: Sequence[LiveCache | None], shared_by: int):
         self._lines, self._tp, self._moe, self._caches, self._shared_by = lines, tp, moe, caches, shared_by
         self._devices = len(caches) * shared_by
         n_lines = len(lines.level)
-        self._coming = np.zeros((0, 2), np.int64)  # device and number of what is on its way
+        self._coming = np.zeros((0, 3), np.int64)  # device, layer and slot of what is on its way
         self._left, self._came = np.zeros((n_lines, 0), np.int64), np.zeros((n_lines, 0))
         self._free, self._moved = np.zeros((n_lines, self._devices)), np.zeros(self._devices)
         self._now = 0.0
@@ -63,31 +64,28 @@ class Arrivals:
         self._came -= passed
         self._keep((self._left > 0).any(axis=0) | (self._came > 0).any(axis=0))
 
-    def _keep(self, some: np.ndarray) -> None:
+    def _keep(self, some: Any) -> None:
         self._coming, self._left, self._came = self._coming[some], self._left[:, some], self._came[:, some]
 
     def _held(self) -> np.ndarray:
         """Return what of that which is on its way still has a place."""
-        held = np.zeros(len(self._coming), bool)
+        held, (device, layer, slot) = np.zeros(len(self._coming), bool), self._coming.T
         for holder, cache in enumerate(self._caches):
             if cache is not None:
-                mine = self._coming[:, 0] // self._shared_by == holder
-                held[mine] = cache.holds(self._coming[mine, 1])
+                mine = device // self._shared_by == holder
+                held[mine] = cache.holds(cache.firsts[layer[mine]] + slot[mine])
         return held
 
     def _queue(self, wanted: Wanted) -> Queue:
         """Return what is on its way and what is asked for, device by device."""
-        lines, old = self._lines, self._coming
-        shares = np.arange(self._shared_by)
-        new = np.repeat(wanted.ahead, self._shared_by, axis=0)
-        device = new[:, 0] * self._shared_by + np.tile(shares, len(wanted.ahead))
-        width = 1 + max(new[:, 2].max(initial=0), old[:, 1].max(initial=0))
-        fresh = ~np.isin(device * width + new[:, 2], old[:, 0] * width + old[:, 1])  # else it is on its way
-        new, device = new[fresh], device[fresh]
-        coming = np.concatenate([old, np.stack([device, new[:, 2]], axis=1)])
-        left = np.concatenate([self._left, (lines.level[:, None] <= new[:, 3]) * lines.chunks], axis=1)
+        lines, old, new = self._lines, self._coming, np.repeat(wanted.ahead, self._shared_by, axis=0)
+        new[:, 0] = new[:, 0] * self._shared_by + np.tile(np.arange(self._shared_by), len(wanted.ahead))
+        sizes = (self._devices, *wanted.used.shape[::2])
+        known = np.ravel_multi_index(tuple(old.T), sizes)
+        new = new[~np.isin(np.ravel_multi_index(tuple(new[:, [0, 2, 3]].T), sizes), known)]  # that one goes on
+        left = np.concatenate([self._left, (lines.level[:, None] <= new[:, 4]) * lines.chunks], axis=1)
         came = np.concatenate([self._came, np.zeros((len(left), len(new)))], axis=1)
-        event = np.append(np.full(len(old), -1), new[:, 1])
+        coming, event = np.concatenate([old, new[:, [0, 2, 3]]]), np.append(np.full(len(old), -1), new[:, 1])
         order = np.argsort(coming[:, 0], kind="stable")
         self._coming, event = coming[order], event[order]
         first = np.searchsorted(self._coming[:, 0], np.arange(self._devices + 1))
@@ -98,13 +96,7 @@ class Arrivals:
 
     def _met(self, wanted: Wanted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return which of what is on its way each layer of each device uses or drops, as parts of ``Queue``."""
-        device, number = self._coming.T
-        layer, slot = np.zeros((2, len(device)), np.int64)
-        for holder, cache in enumerate(self._caches):
-            if cache is not None:
-                mine = device // self._shared_by == holder
-                layer[mine] = np.searchsorted(cache.firsts, number[mine], side="right") - 1
-                slot[mine] = number[mine] - cache.firsts[layer[mine]]
+        device, layer, slot = self._coming.T
         cells = layer, device // self._shared_by, slot
         hit = wanted.used[cells] & ~wanted.missing[cells]
         entry = np.flatnonzero(hit | ~self._held())

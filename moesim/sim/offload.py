@@ -83,7 +83,9 @@ class Offload:
         assert tokens is not None, "asked only of models with experts"
         used, fresh = tokens > 0, not len(batch.decode) and not batch.prefill_past.any()  # [M, H, S]
         part, operators = self._part, self._plain or operators
-        expected = self._ahead.expected(tokens, batch) if self._ahead else [None] * len(self._caches)
+        expected: Sequence[Forecast | None] = [None] * len(self._caches)
+        if self._ahead:
+            expected = self._ahead.expected(tokens, batch)
         there = self._ask(used, fresh, expected) if part.whole else self._look(used)
         if self._ahead:
             self._low[self._ahead.loaded()] = False
@@ -99,7 +101,9 @@ class Offload:
         if fate.elsewhere is not None:
             own_s = operators.experts(tokens - fate.elsewhere)
             cost.put("experts", self._rows, np.repeat(own_s, self._shared_by, axis=1))
-        copies_s = self._copied(cost, fetched, now) if part.fetches else np.zeros((len(self._moe), cost.seconds.shape[2]))
+        copies_s = np.zeros((len(self._moe), cost.seconds.shape[2]))
+        if part.fetches:
+            copies_s = self._copied(cost, fetched, now)
         cost.put("fetch", self._rows, copies_s if self._host is None else self._waited(cost, fate, copies_s))
 
     def _copied(self, cost: StepCost, fetched: np.ndarray, now: float) -> np.ndarray:

@@ -182,7 +182,7 @@ def test_the_host_computes_what_it_has(tmp_path: Path) -> None:
     ([host()], "capacity: 2, policy: static, miss: host", "cache.miss: host needs experts in the memory of a host"),
     ([host(), CPU], "capacity: 2, miss: host", "cache.policy: with miss: host nothing moves, so nothing can take a"),
     ([host(), CPU], "capacity: 2, policy: static, miss: host, prefetcher: oracle",
-     "cache.prefetcher: with miss: host nothing is"),
+     "cache.prefetcher: does not go with miss: host, which fetches nothing; leave"),
 ])
 def test_what_a_host_cannot_do(tmp_path: Path, overrides: list[str], cache: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:

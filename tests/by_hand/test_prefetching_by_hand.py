@@ -1,4 +1,4 @@
-"""Experts fetched ahead of use, worked on paper (machine: ``serving_machine``): three layers, four experts, one place each.
+"""Experts fetched ahead of use, worked on paper (machine: ``serving_machine``): three layers, one place each.
 
 An expert has 12 bytes; the link to the host moves 0.04 bytes/s: 300 s. From a layer's experts to the next layer's wait
 there are 20 (experts) + 88, 96 or 104 (attention of step 0, 1, 2) + 54 (gate) seconds; before the first wait of a step
@@ -50,7 +50,8 @@ def test_a_route_that_is_known_as_the_pass_begins(tmp_path: Path) -> None:
     assert steps["prefetched_bytes"].tolist() == [36, 24, 24] and steps["expert_misses"].tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("chunk", "waits", "end"), [("12 B", 442 + 300 + 122, 3156), ("4 B", 342 + 300 + 122, 3056)])
+@pytest.mark.parametrize(("chunk", "waits", "end"), [
+    ("12 B", 442 + 300 + 122, 3156), ("4 B", 342 + 300 + 122, 3056)])
 def test_a_wrong_guess_is_in_the_way(tmp_path: Path, chunk: str, waits: float, end: float) -> None:
     """The second decoded token has the prompt's id, whose tokens used a0, b1 and c2: a0 takes the place of a1.
 
@@ -69,7 +70,7 @@ def test_a_wrong_guess_is_in_the_way(tmp_path: Path, chunk: str, waits: float, e
 @pytest.mark.parametrize(("part", "message"), [
     ("eam", "cache.prefetcher: eam compares whole requests, which only a replay has; use token_id"),
     ("{name: oracle, window: 2}", "cache.prefetcher: window 2 of oracle goes on into the next pass"),
-    ("token_id", "cache.prefetcher: token_id: fit has no token id in row 0; capture one with token ids, or use another"),
+    ("token_id", "cache.prefetcher: token_id: fit has no token id in row 0; capture one with token ids"),
 ])
 def test_prefetchers_that_need_what_a_run_has_not(tmp_path: Path, part: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:

@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from test_offload_laws import Asked, tiny
 
-import moesim
-from moesim.config import ConfigError
 from moesim.memory.events import of_choices
 from moesim.memory.foresight import Foresight
 from moesim.memory.job import Forecast

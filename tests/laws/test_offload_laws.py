@@ -132,8 +132,8 @@ def test_room_for_all_pays_first_loads_alone(monkeypatch: pytest.MonkeyPatch) ->
     pd.testing.assert_series_equal(length(steps), length(free.steps), rtol=1e-9)
 
 
-@given(seed=st.integers(0, 100), prefetcher=st.sampled_from(["none", "next_layer_gate", "oracle", HALF]), nodes=st.sampled_from([1, 2]),
-       per=st.sampled_from(["device", "node"]))
+@given(seed=st.integers(0, 100), prefetcher=st.sampled_from(["none", "next_layer_gate", "oracle", HALF]),
+       nodes=st.sampled_from([1, 2]), per=st.sampled_from(["device", "node"]))
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_both_engines_agree(seed: int, prefetcher: str, nodes: int, per: str) -> None:
     more = () if nodes == 1 else ("hardware.nodes=2", "hardware.scale_out={efficiency: 0.9, startup: 20 us, ramp: 0 s}",

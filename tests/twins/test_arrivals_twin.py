@@ -1,4 +1,4 @@
-"""The recurrence that says when experts arrive, against copies chunk by chunk on the engines of ``moesim.memory.dma``."""
+"""The recurrence that says when experts arrive, against copies chunk by chunk on ``moesim.memory.dma``'s engines."""
 
 from __future__ import annotations
 
