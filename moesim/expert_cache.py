@@ -23,6 +23,18 @@ def _capacity(value: Any) -> Any:
     return value
 
 
+class LowerTier(Spec):
+    """A tier below a device's first as a cache of the tier below it; ``capacity``: of each cache, as ``ExpertCache``'s.
+
+    A tier of the host is one cache for the devices of a node. ``below``: the tier below is a cache as well.
+    """
+
+    capacity: Annotated[int | str, BeforeValidator(_capacity)]
+    policy: Annotated[Any, Part("cache_policy")] = Field(default="lru", validate_default=True)
+    scope: Literal["layer", "global"] = "layer"
+    below: LowerTier | None = None
+
+
 class ExpertCache(Spec):
     """Device memory as a cache of the tier below it, which holds all experts (docs/background/expert-caches.md).
 
@@ -32,6 +44,7 @@ class ExpertCache(Spec):
     ``miss``: what becomes of experts that are not there (``moesim list miss``).
     ``prefetcher``: what is expected of a layer and fetched before it asks (``moesim list prefetcher``);
     ``prefetch_chunk``: bytes of such a copy that are not interrupted by a demand (left out: whole experts).
+    ``below``: the tier below the devices' first does not have all experts, but is a cache of the tier below it.
     """
 
     capacity: Annotated[int | str, BeforeValidator(_capacity)]
@@ -41,11 +54,26 @@ class ExpertCache(Spec):
     miss: Annotated[Any, Part("miss")] = Field(default="fetch", validate_default=True)
     prefetcher: Annotated[Any, Part("prefetcher")] = Field(default="none", validate_default=True)
     prefetch_chunk: Bytes | None = None
+    below: LowerTier | None = None
+
+    @property
+    def depth(self) -> int:
+        """Number of tiers below the devices' first that are caches of those below them."""
+        n, at = 0, self.below
+        while at is not None:
+            n, at = n + 1, at.below
+        return n
 
     def misfits(self, scenario: Scenario) -> Iterable[tuple[str, str]]:
         """Yield what ``miss`` does not go with in *scenario*: the path of the field, and what is wrong with it."""
         machine, part, name = scenario.hardware, self.miss, name_of(self.miss)
         static = name_of(self.policy) == "static"
+        below = [tier.name for tier in (*machine.device.memory[1:], *machine.host)]
+        if below and len(below) <= self.depth:
+            yield "cache.below", (f"makes {self.depth} tiers below {machine.device.memory[0].name} caches, but "
+                                  f"{machine.name} has {', '.join(below)}, and the last has all experts; add a tier")
+        if self.below is not None and "host" in part.needs:
+            yield "cache.below", f"does not go with miss: {name}: the host computes what it has, and it has not all"
         if "host" in part.needs:
             if machine.host_processor is None or not machine.host or len(machine.device.memory) > 1:
                 yield "cache.miss", (f"{name} needs experts in the memory of a host that can compute, and "

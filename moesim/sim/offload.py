@@ -13,19 +13,19 @@ S slots of a holder.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from moesim.memory import CacheError, Events, events_of
+from moesim.memory.events import on_device
 from moesim.memory.job import Forecast
 from moesim.memory.live import LiveCache, rooms
 from moesim.memory.missed import Fate
 from moesim.scenario import Scenario
 from moesim.sim.ahead import Ahead
 from moesim.sim.at_host import AtHost, waits
-from moesim.sim.copying import Copies, below
+from moesim.sim.copying import Copies, tiers
 from moesim.sim.cost import INDEX, Batch, StepCost, block
 from moesim.sim.inputs import Inputs
 from moesim.sim.missing import Facts
@@ -50,7 +50,7 @@ class Offload:
         if scenario.hardware.device.processors and scenario.profile is None:
             self._plain = Operators(scenario)
         self._facts = Facts(inputs, self._part.needs, self._link, self._host)
-        self.fetched_bytes = np.zeros(scenario.hardware.n_devices)  # of each device
+        self.memory = {"fetched_bytes": np.zeros(scenario.hardware.n_devices)}  # of each device
         replicas = inputs.placement.replicas.transpose(2, 0, 1)  # [H, M, E]
         profile = events_of(inputs.profile) if inputs.profile is not None else None
         self._caches = [self._made(held, profile) for held in replicas]
@@ -110,12 +110,13 @@ class Offload:
         """Return how long layers wait for the copies *fetched* (share of bytes, [M, H, S]), and note them: [M, D]."""
         n, whole = (np.repeat(count, self._shared_by, axis=1)  # [M, D]
                     for count in (np.count_nonzero(fetched, axis=2), fetched.sum(axis=2)))
-        self.fetched_bytes += whole.sum(axis=0) * self._bytes
+        self.memory["fetched_bytes"] += whole.sum(axis=0) * self._bytes
         cost.spent["fetched_bytes"] = float(whole.sum()) * self._bytes
         if self._ahead is None:
             return self._link.seconds(n, None if (n == whole).all() else whole / np.maximum(n, 1))
         seconds = self._ahead.seconds(cost, fetched, now)
-        self.fetched_bytes += self._ahead.bytes
+        self.memory |= self._ahead.memory
+        self.memory["fetched_bytes"] += self._ahead.bytes
         cost.spent["fetched_bytes"] += float(self._ahead.bytes.sum())
         return seconds
 
@@ -183,20 +184,10 @@ def _choices(tokens: np.ndarray, fate: Fate) -> dict[str, int]:
     return {"expert_choices": int(tokens.sum())} | counts if counts else {}
 
 
-def on_device(events: Events, held: np.ndarray) -> Events:
-    """Return what *events*, of all experts, ask of those *held* [M, E] on a device, which are numbered without gaps."""
-    kept = held.ravel() > 0
-    number = np.cumsum(kept) - 1
-    mine = kept[events.keys]
-    starts = np.append(0, mine.cumsum())[events.starts]
-    return dataclasses.replace(events, starts=starts, keys=number[events.keys[mine]].astype(np.int32),
-                               uses=events.uses[mine], weights=events.weights[:0],
-                               layer_of=np.repeat(np.arange(len(held)), held.sum(axis=1)))
-
-
 def _check_room(scenario: Scenario, replicas: np.ndarray) -> None:
     """Raise ``ConfigError`` if the tier below is too small for the experts placed above it, [H, M, E]."""
-    tier, per_device = below(scenario.hardware)
+    assert scenario.cache is not None, "asked only of scenarios with a cache"
+    tier, per_device = tiers(scenario.hardware)[scenario.cache.depth]
     holders = 1 if per_device else scenario.hardware.devices_per_node // scenario.parallelism.expert_tp
     sets = replicas.reshape(-1, holders, *replicas.shape[1:]).any(axis=1)  # each expert once
     need = float(sets.sum(axis=(1, 2)).max()) * scenario.model.expert_bytes

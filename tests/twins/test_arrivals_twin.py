@@ -102,3 +102,21 @@ def test_copies_take_the_bandwidth_that_kernels_want() -> None:
     case.missed, case.work = np.array([0, 0]), np.array([[0.0, 60.0], [0.0, 0.0], [0.0, 0.0]])
     found = case.recurrence(slowed=0.1)
     assert 60 + found.sum() == pytest.approx(played.traffic["finish_s"].item()) == pytest.approx(61.2)
+
+
+@pytest.mark.parametrize(("slow", "fast"), [(3.0, 1.0), (1.0, 3.0), (1.0, 1.0)])
+@pytest.mark.parametrize(("near", "deep"), [(0, 1), (0, 4), (2, 3), (5, 1), (3, 0)])
+def test_chains_carry_experts_one_behind_the_other(slow: float, fast: float, near: int, deep: int) -> None:
+    """A layer misses some from the tier below and some from the one below that; links take *fast* and *slow* a byte."""
+    engines = {"low": dma.Engine(1 / slow, setup_s=0.5), "up": dma.Engine(1 / fast, setup_s=0.25)}
+    copies = [dma.Copy(SIZE, ("up",))] * near + [dma.Copy(SIZE, ("low", "up"))] * deep
+    lines = Lines(np.array([2, 1]), np.array([1, 1]), np.array([1, 1]),
+                  np.array([[0.5, slow, 0.0, SIZE], [0.25, fast, 0.0, SIZE]]), 1, 0.0)
+    empty = np.zeros(0, np.int64)
+    queue = Queue(np.zeros(2, np.int64), empty, np.zeros((2, 0), np.int64), np.zeros(0), np.zeros((2, 0)),
+                  np.zeros((2, 1), np.int64), np.zeros((2, 1)), np.zeros(2, np.int64), empty, empty)
+    count = np.array([deep, near + deep])[:, None, None]
+    asked = Asked(count, SIZE * count.astype(float), np.zeros((1, 1)), np.zeros(1, np.int64), np.zeros(1))
+    nothing = np.zeros((2, len(PHASES), 1))
+    wait(Pass(nothing, nothing[:, :, 0] > 0, SYNC, 1, np.arange(1), INDEX["fetch"]), lines, queue, asked)
+    assert asked.waits.item() == pytest.approx(dma.run(copies, engines).copies["finish_s"].max())
