@@ -19,7 +19,7 @@ from moesim.sim.handover import Handover, pool_of
 from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.island import Island
 from moesim.sim.needs import peaks
-from moesim.sim.notes import notes
+from moesim.sim.notes import notes, of_pools
 from moesim.sim.room import memory, too_long
 
 
@@ -173,7 +173,7 @@ class Engine:
 
     def _notes(self, steps: pd.DataFrame, links: pd.DataFrame) -> list[str]:
         """Return the warnings of the run, those of all pools."""
-        found: dict[str, None] = {}
+        found: dict[str, None] = dict.fromkeys(of_pools(self._scenario))
         for fleet in self._fleets:
             mine, over = steps, links
             if self._handover:

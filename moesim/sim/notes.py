@@ -7,6 +7,7 @@ import pandas as pd
 from moesim import metrics
 from moesim.network import Network, validity
 from moesim.registry import name_of
+from moesim.scenario import Scenario
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Pricing
 
@@ -93,8 +94,11 @@ def _cached(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
     cache, machine = scenario.cache, scenario.hardware
     if cache is None:
         return []
-    found = ["cache: copies of a layer's experts are taken to begin together, and its experts to wait for the last; "
-             "the memory bandwidth that copies take from kernels, and the host's work to start them, are not modelled"]
+    found = ["cache: copies of what a layer misses are taken to begin together, and its experts to wait for the last; "
+             "the host's work to start copies is not modelled"]
+    if name_of(cache.prefetcher) != "none":
+        found.append("cache.prefetcher: a byte that comes while a device works holds its kernels up for as long as its "
+                     "memory needs to take it, as if all kernels were bound by that memory (an upper bound)")
     if name_of(cache.prefetcher) in ("next_layer_gate", "oracle", "rpp"):
         found.append(f"cache.prefetcher: {name_of(cache.prefetcher)} expects what really comes, with errors drawn as "
                      "asked for; what such a predictor computes costs nothing here")
@@ -109,6 +113,14 @@ def _cached(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
         found.append("cache: islands of a node are taken to have its host memory, and a link that the node shares, to "
                      "themselves")
     return found
+
+
+def of_pools(scenario: Scenario) -> list[str]:
+    """Return the warnings of a run whose pools of devices have something in common."""
+    if scenario.disaggregation is None or scenario.cache is None or scenario.hardware.nodes > 1:
+        return []
+    return ["cache: the devices that prefill and those that decode are in one node, and each are taken to have its "
+            "host memory, and links that the node shares, to themselves"]
 
 
 def _network(inputs: Inputs, links: pd.DataFrame, network: Network) -> list[str]:

@@ -14,7 +14,8 @@ from test_offload_by_hand import CHOSEN
 import moesim
 from moesim.config import ConfigError
 
-TIERS = ("hardware.host=[{{name: host, capacity: {host}, bandwidth: 100 B/s, link: {{bandwidth: 0.5 B/s, setup: 1 s}}}}, "
+TIERS = ("hardware.host=[{{name: host, capacity: {host}, bandwidth: 100 B/s, "
+         "link: {{bandwidth: 0.5 B/s, setup: 1 s}}}}, "
          "{{name: nvme, capacity: {nvme}, bandwidth: 100 B/s, link: {{bandwidth: 0.25 B/s, per: node}}}}]")
 
 
@@ -50,8 +51,8 @@ def test_what_is_known_ahead_comes_over_both_links_as_well(tmp_path: Path) -> No
 
 def test_both_tiers_in_turn(tmp_path: Path) -> None:
     """A third tier below: host one place, memory pool two: a0 again is nowhere near; b as above."""
-    pool = TIERS.replace("{{name: nvme", "{{name: pool, capacity: 1 kB, bandwidth: 100 B/s, link: {{bandwidth: 1 B/s}}}}, "
-                         "{{name: nvme")
+    one = "{{name: pool, capacity: 1 kB, bandwidth: 100 B/s, link: {{bandwidth: 1 B/s}}}}, "
+    pool = TIERS.replace("{{name: nvme", one + "{{name: nvme")
     result = moesim.simulate(made(tmp_path, "capacity: 1, below: {capacity: 1, below: {capacity: 2}}", tiers=pool))
     steps = result.steps
     assert steps["host_misses"].tolist() == [2, 1, 2, 2, 1] and steps["pool_misses"].tolist() == [2, 1, 2, 1, 1]
@@ -61,7 +62,7 @@ def test_both_tiers_in_turn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("cache", "sizes", "message"), [
     ("capacity: 1, below: {capacity: 1, below: {capacity: 1}}", ("1 kB", "1 kB"),
-     "cache.below: makes 2 tiers below hbm caches, but devices has host, nvme, and the last has all experts; add a tier"),
+     "cache.below: makes 2 tiers below hbm caches, but devices has host, nvme, and the last has all experts; add"),
     ("capacity: 1, below: {capacity: 2}", ("47 B", "1 kB"),
      "cache.below.capacity: 4 experts take 48 B of host, which has 47 B; give less"),
     ("capacity: 1, below: {capacity: 2}", ("1 kB", "71 B"), "cache: the experts need 72 B of nvme, which has 71 B"),
