@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from moesim.config import Spec
 from moesim.registry import Part, name_of
+from moesim.units import Bytes
 
 if TYPE_CHECKING:
     from moesim.scenario import Scenario
@@ -22,6 +23,18 @@ def _capacity(value: Any) -> Any:
     return value
 
 
+class LowerTier(Spec):
+    """A tier below a device's first as a cache of the tier below it; ``capacity``: of each cache, as ``ExpertCache``'s.
+
+    A tier of the host is one cache for the devices of a node. ``below``: the tier below is a cache as well.
+    """
+
+    capacity: Annotated[int | str, BeforeValidator(_capacity)]
+    policy: Annotated[Any, Part("cache_policy")] = Field(default="lru", validate_default=True)
+    scope: Literal["layer", "global"] = "layer"
+    below: LowerTier | None = None
+
+
 class ExpertCache(Spec):
     """Device memory as a cache of the tier below it, which holds all experts (docs/background/expert-caches.md).
 
@@ -29,8 +42,10 @@ class ExpertCache(Spec):
     number, a share of those placed on it ("25%"), or a size of all its caches together ("20 GB"). ``overflow``: of a
     layer that uses more at once than its cache holds: stop, or let what does not fit pass through a workspace.
     ``miss``: what becomes of experts that are not there (``moesim list miss``).
-    ``lead``: layers before its own in which a layer's experts are known, and their copies can begin: 0, or 1 (a gate
-    that looks ahead and is always right; assumed). ``reroute``: tokens may choose by what is resident.
+    ``prefetcher``: what is expected of a layer and fetched before it asks (``moesim list prefetcher``);
+    ``prefetch_chunk``: bytes of such a copy that are not interrupted by a demand (left out: whole experts).
+    ``below``: the tier below the devices' first does not have all experts, but is a cache of the tier below it.
+    ``reroute``: tokens may choose by what is resident.
     """
 
     capacity: Annotated[int | str, BeforeValidator(_capacity)]
@@ -38,7 +53,9 @@ class ExpertCache(Spec):
     scope: Literal["layer", "global"] = "layer"
     overflow: Literal["refuse", "stream"] = "refuse"
     miss: Annotated[Any, Part("miss")] = Field(default="fetch", validate_default=True)
-    lead: Literal[0, 1] = 0
+    prefetcher: Annotated[Any, Part("prefetcher")] = Field(default="none", validate_default=True)
+    prefetch_chunk: Bytes | None = None
+    below: LowerTier | None = None
     reroute: Annotated[Any, Part("reroute")] = Field(default="none", validate_default=True)
 
     @model_validator(mode="after")
@@ -46,8 +63,9 @@ class ExpertCache(Spec):
         if self.rerouted and self.scope == "global":
             raise ValueError("reroute decides for all layers of a pass as it begins, but in scope global what layers "
                              "find depends on those before them; use scope: layer")
-        if self.rerouted and self.lead:
-            raise ValueError("reroute decides by what is resident, which is not known a layer ahead; leave lead out")
+        if self.rerouted and name_of(self.prefetcher) != "none":
+            raise ValueError(f"reroute: the prefetcher {name_of(self.prefetcher)} expects choices that rerouting "
+                             f"changes; use none")
         return self
 
     @property
@@ -55,10 +73,24 @@ class ExpertCache(Spec):
         """Whether tokens may use other experts than their gates chose."""
         return name_of(self.reroute) != "none"
 
+    @property
+    def depth(self) -> int:
+        """Number of tiers below the devices' first that are caches of those below them."""
+        n, at = 0, self.below
+        while at is not None:
+            n, at = n + 1, at.below
+        return n
+
     def misfits(self, scenario: Scenario) -> Iterable[tuple[str, str]]:
         """Yield what ``miss`` does not go with in *scenario*: the path of the field, and what is wrong with it."""
         machine, part, name = scenario.hardware, self.miss, name_of(self.miss)
         static = name_of(self.policy) == "static"
+        below = [tier.name for tier in (*machine.device.memory[1:], *machine.host)]
+        if below and len(below) <= self.depth:
+            yield "cache.below", (f"makes {self.depth} tiers below {machine.device.memory[0].name} caches, but "
+                                  f"{machine.name} has {', '.join(below)}, and the last has all experts; add a tier")
+        if self.below is not None and "host" in part.needs:
+            yield "cache.below", f"does not go with miss: {name}: the host computes what it has, and it has not all"
         if "host" in part.needs:
             if machine.host_processor is None or not machine.host or len(machine.device.memory) > 1:
                 yield "cache.miss", (f"{name} needs experts in the memory of a host that can compute, and "
@@ -69,8 +101,9 @@ class ExpertCache(Spec):
             yield "cache.policy", f"with miss: {name} nothing moves, so nothing can take a place; use static"
         if self.rerouted and "weights" in part.needs:
             yield "cache.miss", f"{name} looks at the weights of the gates' own choices, which reroute swaps; use fetch"
-        if not part.fetches and self.lead:
-            yield "cache.lead", f"with miss: {name} nothing is fetched that could come ahead; leave it out"
+        if name_of(self.prefetcher) != "none" and not (part.fetches and part.whole):
+            why = "decides as a step begins, before anything is fetched ahead" if part.fetches else "fetches nothing"
+            yield "cache.prefetcher", f"does not go with miss: {name}, which {why}; leave one of them out"
         if not part.whole and not static and self.scope == "global":
             yield "cache.scope", (f"miss: {name} decides for all layers as a step begins, and a cache of all layers "
                                   f"changes from layer to layer; use layer, or policy static")

@@ -61,6 +61,8 @@ class Found(NamedTuple):
     counts: np.ndarray  # int64 [layers, 5]
     hit: np.ndarray  # uint8 [A or 0]
     dropped: np.ndarray  # uint8 [A or 0]: evicted after this use, before the next
+    ahead: np.ndarray  # int32 [rows or 0, 2]: event at which something was loaded ahead, and what
+    noted: np.ndarray  # int64 [1]: rows of it that are in use
 
 
 def make_store(layer_of: np.ndarray, size: np.ndarray, rooms: np.ndarray, firsts: np.ndarray) -> Store:
@@ -84,4 +86,4 @@ STREAM = typeof(Stream(_I, _K, _F, _I, _I, _I, _B))
 GIVEN = typeof(Given(_F, _B, _array(np.float32, 2), _F, _I, _I, _K))
 STORE = typeof(Store(_array(np.int32, 2), _I, _I, _I, _I, _array(np.float64, 2), _F, _I, _array(np.int64, 2), _B, _K,
                       _F))
-FOUND = typeof(Found(_array(np.int64, 2), _B, _B))
+FOUND = typeof(Found(_array(np.int64, 2), _B, _B, _array(np.int32, 2), _I))

@@ -160,6 +160,17 @@ def of_choices(trace: RoutingTrace, chosen: np.ndarray, passes: Passes) -> Event
                   np.repeat(np.arange(layers), trace.n_experts), passes.fresh, (), trace, passes)
 
 
+def on_device(events: Events, held: np.ndarray) -> Events:
+    """Return what *events*, of all experts, ask of those *held* [M, E] on a device, which are numbered without gaps."""
+    kept = held.ravel() > 0
+    number = np.cumsum(kept) - 1
+    mine = kept[events.keys]
+    starts = np.append(0, mine.cumsum())[events.starts]
+    return dataclasses.replace(events, starts=starts, keys=number[events.keys[mine]].astype(np.int32),
+                               uses=events.uses[mine], weights=events.weights[:0],
+                               layer_of=np.repeat(np.arange(len(held)), held.sum(axis=1)))
+
+
 @njit(cache=True, nogil=True)
 def _gather(chosen: np.ndarray, rows: np.ndarray, passes: np.ndarray, n_experts: int,
             weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -44,6 +44,7 @@ class Job:
     fit       events of other requests, from which a policy may learn; None if there are none
     seed      of everything that is drawn
     forecast  what the prefetcher expects; None without one
+    live      the events are one pass of a run that goes on: nothing else may be known of it
     """
 
     whole: Events
@@ -54,6 +55,7 @@ class Job:
     fit: Events | None = None
     seed: int = 0
     forecast: Forecast | None = None
+    live: bool = False
 
     def fitted(self, who: str) -> Events:
         """Return the events from which *who* may learn. Raises ``CacheError`` if there are none, or of other keys."""
@@ -63,6 +65,16 @@ class Job:
         if self.fit.names != self.events.names or len(self.fit.layer_of) != len(self.events.layer_of):
             raise CacheError("fit has other layers or experts than the events; give requests of the same model")
         return self.fit
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """Return how many tokens use each key, float64 [keys]: in the replay, or in ``fit`` while a run goes on."""
+        seen, keys = self.fit if self.live else self.whole, len(self.whole.layer_of)
+        if seen is None:
+            return np.ones(keys)
+        if "popularity" not in seen.memo:
+            seen.memo["popularity"] = np.bincount(seen.keys, weights=seen.uses, minlength=keys)
+        return seen.memo["popularity"]
 
     def expecting(self, starts: np.ndarray, keys: np.ndarray, horizon: int = 1, crosses: bool = False,
                   oracle: bool = False) -> Forecast:
@@ -86,7 +98,7 @@ class Job:
         events = self.events
         n = len(events.keys)
         found = Found(np.zeros((events.n_layers, 5), np.int64), np.zeros(n * hits, np.uint8),
-                      np.zeros(n * dropped, np.uint8))
+                      np.zeros(n * dropped, np.uint8), np.zeros((0, 2), np.int32), np.zeros(1, np.int64))
         run(rule.score, self._stream(rule.resets), self.given(rule), self.store(rule), found)
         return found
 

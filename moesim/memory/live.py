@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from moesim.memory.arrays import Found, Given, Stream, make_store
+from moesim.memory.arrays import UNUSED, Found, Given, Stream, make_store
 from moesim.memory.events import Events
-from moesim.memory.job import Job
+from moesim.memory.job import Forecast, Job
 from moesim.memory.loops import insert, run
 from moesim.memory.setup import rooms_of
 from moesim.memory.terms import CacheError, Rule
@@ -40,8 +40,9 @@ class LiveCache:
     """The caches of one device, of *rooms* experts each (as ``rooms`` gives them); they begin empty.
 
     The experts of layer l have the numbers from ``firsts[l]`` on, ``placed[l]`` of them. *fit*: events of other
-    requests in these numbers, from which a policy may learn. Raises ``CacheError`` for a policy that looks at what has
-    not happened yet.
+    requests in these numbers, from which a policy may learn. ``ahead``: event (layer) before which an expert was loaded
+    ahead in the last pass, and its number, int32 [n, 2]; ``unused``: those that left in that pass before a use. Raises
+    ``CacheError`` for a policy that looks at what has not happened yet.
     """
 
     def __init__(self, policy: Any, placed: np.ndarray, rooms: np.ndarray, seed: int = 0, fit: Events | None = None):
@@ -58,11 +59,14 @@ class LiveCache:
         for k in () if self._rule.held is None else self._rule.held.tolist():
             insert(k, int(cache_of[k]), self._store)
         self._seed, self._passes = seed, 0
+        self.ahead, self.unused = np.zeros((0, 2), np.int32), 0
 
-    def ask(self, starts: np.ndarray, keys: np.ndarray, fresh: bool = False) -> np.ndarray:
+    def ask(self, starts: np.ndarray, keys: np.ndarray, fresh: bool = False,
+            forecast: Forecast | None = None) -> np.ndarray:
         """Return which of *keys* are there as their layer begins, bool [A]; then admit what was missed.
 
         Layer l of this pass uses keys[starts[l]:starts[l + 1]], ascending. *fresh*: every request is new in this pass.
+        *forecast*: what is expected of its layers; what is loaded ahead is written to ``ahead`` and ``unused``.
         """
         layers, rule, number = self.n_layers, self._rule, self._passes
         start = number * layers
@@ -71,17 +75,26 @@ class LiveCache:
                         np.full(layers, number), np.arange(layers), self._cache,
                         np.full(layers, fresh and rule.resets, np.uint8))
         values = np.zeros((0, 0), np.float32) if rule.values is None else np.ascontiguousarray(rule.values, np.float32)
-        options = np.array([rule.bypass, 1, 0, self._seed, layers, start])
+        horizon = 1 if forecast is None else forecast.horizon
+        options = np.array([rule.bypass, horizon, 0, self._seed, layers, start])
         given = Given(_NO_FLOATS, _NO_BYTES, values, np.array(rule.parameters, np.float64), options,
-                      np.zeros(0, np.int64), _NO_KEYS)
-        found = Found(np.zeros((layers, 5), np.int64), np.zeros(len(keys), np.uint8), _NO_BYTES)
+                      *((np.zeros(0, np.int64), _NO_KEYS) if forecast is None else (forecast.starts, forecast.keys)))
+        most = 0 if forecast is None else min(horizon, layers) * len(forecast.keys)
+        found = Found(np.zeros((layers, 5), np.int64), np.zeros(len(keys), np.uint8), _NO_BYTES,
+                      np.zeros((most, 2), np.int32), np.zeros(1, np.int64))
         run(rule.score, stream, given, self._store, found)
         self._passes += 1
+        self.ahead, self.unused = found.ahead[:found.noted[0]], int(found.counts[:, UNUSED].sum())
         return found.hit.view(bool)
 
     def holds(self, keys: np.ndarray) -> np.ndarray:
         """Return which of *keys* are there now, bool [keys]; nothing changes."""
         return self._store.where[keys] >= 0
+
+    def places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the layer of each of *keys*, and which of the layer's experts it is."""
+        layer = np.searchsorted(self.firsts, keys, side="right") - 1
+        return layer, keys - self.firsts[layer]
 
     def beyond(self, used: np.ndarray) -> int | None:
         """Return the first layer that uses more experts at once (*used* [layers]) than its cache holds, if any."""

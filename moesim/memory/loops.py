@@ -132,14 +132,14 @@ def _begin(i: int, stream: Stream, given: Given, store: Store) -> None:
 @njit(cache=True, nogil=True)
 def _expect(i: int, stream: Stream, given: Given, store: Store) -> int:
     """Note what is expected of event *i* and those after it; return the end of what is loaded for now."""
-    end = min(i + given.options[HORIZON], len(stream.time))
+    end, mark = min(i + given.options[HORIZON], len(stream.time)), given.options[FIRST] + i
     if not given.options[CROSSES]:
         while stream.step[end - 1] != stream.step[i]:
             end -= 1
     for j in range(i, end):
         for k in given.ahead_keys[given.ahead_starts[j]:given.ahead_starts[j + 1]]:
-            if store.stamps[1, k] != i:
-                store.stamps[1, k] = i
+            if store.stamps[1, k] != mark:
+                store.stamps[1, k] = mark
                 store.of[k, DUE] = stream.time[j]
     return end
 
@@ -147,6 +147,7 @@ def _expect(i: int, stream: Stream, given: Given, store: Store) -> int:
 @njit(cache=True, nogil=True)
 def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, found: Found) -> None:  # type: ignore[no-untyped-def]
     """Load what is expected of the next events, the nearest first; what is expected does not make room for it."""
+    mark = given.options[FIRST] + i
     for j in range(i, _expect(i, stream, given, store)):
         cache = stream.cache[j]
         for k in given.ahead_keys[given.ahead_starts[j]:given.ahead_starts[j + 1]]:
@@ -157,7 +158,7 @@ def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, foun
                 n = 0
                 for at in range(store.filled[cache]):
                     other = store.slots[cache, at]
-                    if store.stamps[1, other] != i:
+                    if store.stamps[1, other] != mark:
                         store.candidates[n] = other
                         n += 1
                 need = _evict(score, n, need, i, cache, given, store, found)
@@ -166,6 +167,9 @@ def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, foun
                 store.fresh[k] = 1
                 store.of[k, SEEN] = stream.time[i]
                 found.counts[int(store.of[k, LAYER]), FETCHED] += 1
+                if len(found.ahead):
+                    found.ahead[found.noted[0], 0], found.ahead[found.noted[0], 1] = i, k
+                    found.noted[0] += 1
 
 
 @njit(cache=True, nogil=True)

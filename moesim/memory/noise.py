@@ -8,18 +8,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from moesim.memory.events import Events
+from moesim.memory.job import Job
 from moesim.memory.terms import uniform
 
 _TRIES = 8  # draws of a wrong expert that is not a right one, before it is left out
 
 
-def expected_with_errors(events: Events, recall: float, precision: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return starts [N + 1] and keys of what a predictor of this *recall* and *precision* expects of *events*.
+def expected_with_errors(job: Job, recall: float, precision: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return starts [N + 1] and keys of what a predictor of this *recall* and *precision* expects of *job*'s events.
 
     For every token and layer each of its experts is expected with probability *recall*; as many others as give the
     *precision* are drawn by the layer's popularity. A batch expects what any of its tokens is expected to use.
     """
+    events, popularity = job.whole, job.popularity
     if events.trace is not None and events.passes is not None:
         keys, width = _slots(events.trace.chosen, events.passes.rows, events.passes.starts, events.trace.n_experts)
         askers = np.arange(0, len(keys) + 1, width)
@@ -29,11 +30,10 @@ def expected_with_errors(events: Events, recall: float, precision: float, seed: 
     wrong = recall * (1 - precision) / precision  # per right one that there is
     substitute = min(wrong / (1 - recall), 1.0) if recall < 1 else 0.0
     rates = np.array([recall, substitute, wrong - substitute * (1 - recall)])
-    popularity = np.bincount(events.keys, weights=events.uses, minlength=len(events.layer_of))
     bounds = np.searchsorted(events.layer_of, np.arange(events.n_layers + 1))
     return _with_errors(askers, keys, np.concatenate([[0], np.cumsum(per_event)]),
                         np.stack([bounds[events.layer], bounds[events.layer + 1]]),
-                        np.concatenate([[0.0], np.cumsum(popularity)]), np.append(rates, seed))
+                        np.concatenate([[0.0], np.cumsum(popularity)]), np.append(rates, job.seed))
 
 
 @njit(cache=True, nogil=True)

@@ -57,7 +57,11 @@ def copy_s(link: TierLink, size: float | np.ndarray, n: np.ndarray) -> np.ndarra
     return rounds * full_s + np.where(rest > 0, link.setup + size * (rest + link.half) / rate, 0.0)
 
 
+def tiers(machine: HardwareSpec) -> list[tuple[Tier, bool]]:
+    """Return the tiers below the first of a device of *machine*, nearest first, and whether each device has its own."""
+    return [(tier, True) for tier in machine.device.memory[1:]] + [(tier, False) for tier in machine.host]
+
+
 def below(machine: HardwareSpec) -> tuple[Tier, bool]:
     """Return the tier below the first of a device of *machine*, and whether each device has its own."""
-    own = machine.device.memory
-    return (own[1], True) if len(own) > 1 else (machine.host[0], False)
+    return tiers(machine)[0]

@@ -19,7 +19,7 @@ from moesim.sim.handover import Handover, pool_of
 from moesim.sim.inputs import Inputs, prepare
 from moesim.sim.island import Island
 from moesim.sim.needs import peaks
-from moesim.sim.notes import notes
+from moesim.sim.notes import notes, of_pools
 from moesim.sim.room import memory, too_long
 
 
@@ -142,7 +142,8 @@ class Engine:
         makespan = float(np.nanmax(requests["finish_s"]))
         memory = self._memory.assign(kv_peak_bytes=np.concatenate([fleet.kv_peak_bytes() for fleet in self._fleets]))
         if self._scenario.cache is not None:
-            memory["fetched_bytes"] = np.concatenate([i.offload.fetched_bytes for i in self._islands if i.offload])
+            tables = [island.offload.memory for island in self._islands if island.offload]
+            memory = memory.assign(**{name: np.concatenate([t[name] for t in tables]) for name in tables[0]})
         tables = [island.record.links(makespan).assign(island=i) for i, island in enumerate(self._islands)]
         if self._handover:
             tables.append(self._handover.links(makespan).assign(island=-1))
@@ -172,7 +173,7 @@ class Engine:
 
     def _notes(self, steps: pd.DataFrame, links: pd.DataFrame) -> list[str]:
         """Return the warnings of the run, those of all pools."""
-        found: dict[str, None] = {}
+        found: dict[str, None] = dict.fromkeys(of_pools(self._scenario))
         for fleet in self._fleets:
             mine, over = steps, links
             if self._handover:

@@ -111,7 +111,7 @@ class Island:
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
         if self.offload is not None:
-            self.offload.put(costs[0], batch, self.costs.operators)
+            self.offload.put(costs[0], batch, self.costs.operators, self.now)
         self._shake(costs)
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": sum(c.load_max_over_mean for c in costs) / len(costs)}

@@ -7,6 +7,7 @@ import pandas as pd
 from moesim import metrics
 from moesim.network import Network, validity
 from moesim.registry import name_of
+from moesim.scenario import Scenario
 from moesim.sim.inputs import Inputs
 from moesim.sim.operators import Pricing
 
@@ -94,11 +95,14 @@ def _cached(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
     cache, machine = scenario.cache, scenario.hardware
     if cache is None:
         return []
-    found = ["cache: copies of a layer's experts are taken to begin together, and its experts to wait for the last; "
-             "the memory bandwidth that copies take from kernels, and the host's work to start them, are not modelled"]
-    if cache.lead:
-        found.append("cache.lead: a layer's experts are known one layer ahead, always rightly; no gate that looks "
-                     "ahead is as good, and what it computes costs nothing here")
+    found = ["cache: copies of what a layer misses are taken to begin together, and its experts to wait for the last; "
+             "the host's work to start copies is not modelled"]
+    if name_of(cache.prefetcher) != "none":
+        found.append("cache.prefetcher: a byte that comes while a device works holds its kernels up for as long as its "
+                     "memory needs to take it, as if all kernels were bound by that memory (an upper bound)")
+    if name_of(cache.prefetcher) in ("next_layer_gate", "oracle", "rpp"):
+        found.append(f"cache.prefetcher: {name_of(cache.prefetcher)} expects what really comes, with errors drawn as "
+                     "asked for; what such a predictor computes costs nothing here")
     name = name_of(cache.miss)
     if "host" in cache.miss.needs:
         found.append(f"cache.miss: {name}: the host computes at its roofline, one layer of a node at a time; energy, "
@@ -119,6 +123,14 @@ def _rerouted(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
     return [f"cache.reroute: {found['swapped_share']:.1%} of the tokens' choices are not those of their gates, which "
             f"gives up {found['given_up_share']:.1%} of the gate probability: another model, whose quality is not in "
             f"this result"]
+
+
+def of_pools(scenario: Scenario) -> list[str]:
+    """Return the warnings of a run whose pools of devices have something in common."""
+    if scenario.disaggregation is None or scenario.cache is None or scenario.hardware.nodes > 1:
+        return []
+    return ["cache: the devices that prefill and those that decode are in one node, and each are taken to have its "
+            "host memory, and links that the node shares, to themselves"]
 
 
 def _network(inputs: Inputs, links: pd.DataFrame, network: Network) -> list[str]:

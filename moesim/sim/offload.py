@@ -13,16 +13,19 @@ S slots of a holder.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from moesim.memory import CacheError, Events, events_of
+from moesim.memory.events import on_device
+from moesim.memory.job import Forecast
 from moesim.memory.live import LiveCache, rooms
 from moesim.memory.missed import Fate
 from moesim.scenario import Scenario
+from moesim.sim.ahead import Ahead
 from moesim.sim.at_host import AtHost, waits
-from moesim.sim.copying import Copies, below
+from moesim.sim.copying import Copies, tiers
 from moesim.sim.cost import INDEX, Batch, StepCost, block
 from moesim.sim.inputs import Inputs
 from moesim.sim.missing import Facts
@@ -48,13 +51,14 @@ class Offload:
         if scenario.hardware.device.processors and scenario.profile is None:
             self._plain = Operators(scenario)
         self._facts = Facts(inputs, self._part.needs, self._link, self._host)
-        self.fetched_bytes = np.zeros(scenario.hardware.n_devices)  # of each device
+        self.memory = {"fetched_bytes": np.zeros(scenario.hardware.n_devices)}  # of each device
         replicas = inputs.placement.replicas.transpose(2, 0, 1)  # [H, M, E]
         profile = events_of(inputs.profile) if inputs.profile is not None else None
         self._caches = [self._made(held, profile) for held in replicas]
         self._low = np.zeros((len(self._moe), len(replicas), int(replicas.sum(axis=2).max())), bool)  # in few bits
         self.reroute = Reroute.of(inputs, replicas, self._caches) if scenario.cache.rerouted else None
         _check_room(scenario, replicas)
+        self._ahead = Ahead.of(inputs, self._caches, replicas, profile)
 
     def _made(self, held: np.ndarray, profile: Events | None) -> LiveCache | None:
         """Return the caches of a device with the experts *held* [M, E]; None if it has none."""
@@ -71,20 +75,26 @@ class Offload:
         except CacheError as error:
             raise self._scenario.error("cache.policy", str(error)) from None
 
-    def put(self, cost: StepCost, batch: Batch, operators: Pricing) -> None:
+    def put(self, cost: StepCost, batch: Batch, operators: Pricing, now: float) -> None:
         """Ask for the experts that *cost* has tokens for; put what becomes of them, and how long it takes, into it.
 
+        The step begins at *now*.
         What the host computes instead it computes while the device has its own: *operators* say how long that takes.
         """
         tokens = cost.expert_tokens
         assert tokens is not None, "asked only of models with experts"
         used, fresh = tokens > 0, not len(batch.decode) and not batch.prefill_past.any()  # [M, H, S]
         part, operators = self._part, self._plain or operators
-        there = self._ask(used, fresh) if part.whole else self._look(used)
+        expected: Sequence[Forecast | None] = [None] * len(self._caches)
+        if self._ahead:
+            expected = self._ahead.expected(tokens, batch)
+        there = self._ask(used, fresh, expected) if part.whole else self._look(used)
+        if self._ahead:
+            self._low[self._ahead.loaded()] = False
         fate: Fate = part.decide(self._facts.missed(cost, batch, operators, used & ~there, self._low & there))
         fetched = np.zeros(used.shape) if fate.fetched is None else fate.fetched
         if not part.whole:
-            self._ask(there & used | (fetched > 0), fresh)
+            self._ask(there & used | (fetched > 0), fresh, expected)
         if fate.low is not None:
             self._low = np.where(fetched > 0, fetched < 1, self._low)
         misses = int(np.count_nonzero(used & ~there | (fetched > 0)))
@@ -95,18 +105,23 @@ class Offload:
         if fate.elsewhere is not None:
             own_s = operators.experts(tokens - fate.elsewhere)
             cost.put("experts", self._rows, np.repeat(own_s, self._shared_by, axis=1))
-        copies_s = self._copied(cost, fetched) if part.fetches else np.zeros((len(self._moe), cost.seconds.shape[2]))
+        copies_s = np.zeros((len(self._moe), cost.seconds.shape[2]))
+        if part.fetches:
+            copies_s = self._copied(cost, fetched, now)
         cost.put("fetch", self._rows, copies_s if self._host is None else self._waited(cost, fate, copies_s))
 
-    def _copied(self, cost: StepCost, fetched: np.ndarray) -> np.ndarray:
+    def _copied(self, cost: StepCost, fetched: np.ndarray, now: float) -> np.ndarray:
         """Return how long layers wait for the copies *fetched* (share of bytes, [M, H, S]), and note them: [M, D]."""
         n, whole = (np.repeat(count, self._shared_by, axis=1)  # [M, D]
                     for count in (np.count_nonzero(fetched, axis=2), fetched.sum(axis=2)))
-        self.fetched_bytes += whole.sum(axis=0) * self._bytes
+        self.memory["fetched_bytes"] += whole.sum(axis=0) * self._bytes
         cost.spent["fetched_bytes"] = float(whole.sum()) * self._bytes
-        seconds = self._link.seconds(n, None if (n == whole).all() else whole / np.maximum(n, 1))
-        if self._cache.lead:
-            seconds[1:] = np.maximum(seconds[1:] - self._between(cost), 0.0)
+        if self._ahead is None:
+            return self._link.seconds(n, None if (n == whole).all() else whole / np.maximum(n, 1))
+        seconds = self._ahead.seconds(cost, fetched, now)
+        self.memory |= self._ahead.memory
+        self.memory["fetched_bytes"] += self._ahead.bytes
+        cost.spent["fetched_bytes"] += float(self._ahead.bytes.sum())
         return seconds
 
     def _waited(self, cost: StepCost, fate: Fate, copies_s: np.ndarray) -> np.ndarray:
@@ -131,15 +146,19 @@ class Offload:
                 there[layer, holder, slot] = cache.holds(cache.firsts[layer] + slot)
         return there
 
-    def _ask(self, wanted: np.ndarray, fresh: bool) -> np.ndarray:
-        """Return which of the experts *wanted* [M, H, S] are there as their layer begins; caches admit the others."""
+    def _ask(self, wanted: np.ndarray, fresh: bool, expected: Sequence[Forecast | None]) -> np.ndarray:
+        """Return which of the experts *wanted* [M, H, S] are there as their layer begins; caches admit the others.
+
+        What a holder may have *expected* is there before, if its cache has room.
+        """
         there = np.zeros(wanted.shape, bool)
         for holder, cache in enumerate(self._caches):
             if cache is not None:
-                there[:, holder] = self._asked(holder, cache, wanted[:, holder], fresh)
+                there[:, holder] = self._asked(holder, cache, wanted[:, holder], fresh, expected[holder])
         return there
 
-    def _asked(self, device: int, cache: LiveCache, used: np.ndarray, fresh: bool) -> np.ndarray:
+    def _asked(self, device: int, cache: LiveCache, used: np.ndarray, fresh: bool,
+               expected: Forecast | None) -> np.ndarray:
         """Return which of the slots *used* [M, S] are on their *device* (a holder)."""
         n_used = used.sum(axis=1)
         over = cache.beyond(n_used) if self._cache.overflow == "refuse" else None
@@ -149,7 +168,7 @@ class Offload:
                 f"{device * self._shared_by}, whose cache holds {cache.room_of(over)}; give at least that, run fewer "
                 f"tokens at a time (scheduler), or cache.overflow: stream (what does not fit passes through)"))
         layer, slot = np.nonzero(used)
-        hit = cache.ask(np.append(0, n_used.cumsum()), cache.firsts[layer] + slot, fresh)
+        hit = cache.ask(np.append(0, n_used.cumsum()), cache.firsts[layer] + slot, fresh, expected)
         there = np.zeros(used.shape, bool)
         there[layer[hit], slot[hit]] = True
         return there
@@ -169,20 +188,10 @@ def _choices(tokens: np.ndarray, fate: Fate) -> dict[str, int]:
     return {"expert_choices": int(tokens.sum())} | counts if counts else {}
 
 
-def on_device(events: Events, held: np.ndarray) -> Events:
-    """Return what *events*, of all experts, ask of those *held* [M, E] on a device, which are numbered without gaps."""
-    kept = held.ravel() > 0
-    number = np.cumsum(kept) - 1
-    mine = kept[events.keys]
-    starts = np.append(0, mine.cumsum())[events.starts]
-    return dataclasses.replace(events, starts=starts, keys=number[events.keys[mine]].astype(np.int32),
-                               uses=events.uses[mine], weights=events.weights[:0],
-                               layer_of=np.repeat(np.arange(len(held)), held.sum(axis=1)))
-
-
 def _check_room(scenario: Scenario, replicas: np.ndarray) -> None:
     """Raise ``ConfigError`` if the tier below is too small for the experts placed above it, [H, M, E]."""
-    tier, per_device = below(scenario.hardware)
+    assert scenario.cache is not None, "asked only of scenarios with a cache"
+    tier, per_device = tiers(scenario.hardware)[scenario.cache.depth]
     holders = 1 if per_device else scenario.hardware.devices_per_node // scenario.parallelism.expert_tp
     sets = replicas.reshape(-1, holders, *replicas.shape[1:]).any(axis=1)  # each expert once
     need = float(sets.sum(axis=(1, 2)).max()) * scenario.model.expert_bytes

@@ -131,7 +131,7 @@ def test_tokens_go_where_the_expert_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("cache", "message"), [
     ("scope: global", "reroute decides for all layers of a pass as it begins"),
-    ("lead: 1", "reroute decides by what is resident, which is not known a layer ahead; leave lead out"),
+    ("prefetcher: oracle", "reroute: the prefetcher oracle expects choices that rerouting changes; use none"),
     ("miss: {name: low_precision, threshold: 0.5}", "cache.miss: low_precision looks at the weights of the gates' own"),
     ("reroute: {name: cache_conditional, window: 5}", "cache.reroute: window is 5, but the trace ranks 2 candidates"),
     ("reroute: {name: cache_conditional, keep: 2}", "cache.reroute: cache_conditional: keep is 2, but a token uses 1"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from moesim import registry
 from moesim.memory import events_of, replay
 from moesim.memory.noise import expected_with_errors
+from moesim.memory.setup import Options, job_of
 from moesim.trace import RoutingTrace
 
 FORCED = {"name": "belady", "bypass": False}
@@ -130,7 +131,7 @@ def test_errors_are_as_many_as_asked_for(recall: float, precision: float, seed: 
     rng = np.random.default_rng(seed)
     chosen = np.argsort(rng.random((1500, 2, 40)) + np.linspace(0, 0.3, 40), axis=2)[:, :, :2]
     events = events_of(RoutingTrace.from_arrays(chosen, 40, 2, phase=1))
-    starts, keys = expected_with_errors(events, recall, precision, seed)
+    starts, keys = expected_with_errors(job_of(events, "event", 2, Options(), seed), recall, precision)
     right = total = 0
     for i in range(len(events.time)):
         expected = set(keys[starts[i]:starts[i + 1]].tolist())

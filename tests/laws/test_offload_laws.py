@@ -35,17 +35,20 @@ def tiny(*overrides: str, bandwidth: str = "10 GB/s", per: str = "device") -> mo
     return moesim.load(TINY, (HOST.format(bandwidth=bandwidth, per=per), "span_steps=-1", *WIDE, *overrides))
 
 
+HALF = "{name: rpp, recall: 0.5, horizon: 2}"
+
+
 class Asked:
     """Run *scenario* and write down the trace rows and the experts in use of every step."""
 
     def __init__(self, scenario: moesim.Scenario, monkeypatch: pytest.MonkeyPatch):
         self.rows, self.fresh, self.used, put = [], [], [], offload.Offload.put
 
-        def noting(here: offload.Offload, cost: StepCost, batch: Batch, operators: Pricing) -> None:
+        def noting(here: offload.Offload, cost: StepCost, batch: Batch, operators: Pricing, now: float) -> None:
             self.rows.append(batch.rows)
             self.fresh.append(len(batch.decode) == 0 and not batch.prefill_past.any())
             self.used.append(cost.expert_tokens > 0)  # [M, D, slots]
-            put(here, cost, batch, operators)
+            put(here, cost, batch, operators, now)
 
         self.inputs = prepare(scenario)
         with monkeypatch.context() as patched:
@@ -129,25 +132,18 @@ def test_room_for_all_pays_first_loads_alone(monkeypatch: pytest.MonkeyPatch) ->
     pd.testing.assert_series_equal(length(steps), length(free.steps), rtol=1e-9)
 
 
-@given(seed=st.integers(0, 100), lead=st.sampled_from([0, 1]), nodes=st.sampled_from([1, 2]),
-       per=st.sampled_from(["device", "node"]))
+@given(seed=st.integers(0, 100), prefetcher=st.sampled_from(["none", "next_layer_gate", "oracle", HALF]),
+       nodes=st.sampled_from([1, 2]), per=st.sampled_from(["device", "node"]))
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_both_engines_agree(seed: int, lead: int, nodes: int, per: str) -> None:
+def test_both_engines_agree(seed: int, prefetcher: str, nodes: int, per: str) -> None:
     more = () if nodes == 1 else ("hardware.nodes=2", "hardware.scale_out={efficiency: 0.9, startup: 20 us, ramp: 0 s}",
                                   "hardware.fabric={name: leaf_spine, leaves: 2, spines: 3, hosts_per_leaf: 2, "
                                   "link: 10 Gbit/s}")
-    cache = f"cache={{capacity: 2, overflow: stream, lead: {lead}}}"
+    cache = f"cache={{capacity: 2, overflow: stream, prefetcher: {prefetcher}}}"
     steps, events = (moesim.simulate(tiny(f"seed={seed}", f"detail={d}", cache, *more, bandwidth="1 GB/s", per=per))
                      for d in ("steps", "events"))
     for table in ("requests", "steps", "spans", "memory"):
         pd.testing.assert_frame_equal(getattr(steps, table), getattr(events, table), rtol=1e-9, obj=table)
-
-
-def test_what_is_known_ahead_never_waits_longer() -> None:
-    late, ahead = (moesim.simulate(tiny(f"cache={{capacity: 2, overflow: stream, lead: {lead}}}", bandwidth="1 GB/s"))
-                   for lead in (0, 1))
-    assert 0 < ahead.steps["fetch_s"].sum() < late.steps["fetch_s"].sum()
-    assert ahead.steps["expert_misses"].tolist() == late.steps["expert_misses"].tolist()
 
 
 def test_policies_that_look_back_alone_run_in_the_engine() -> None:

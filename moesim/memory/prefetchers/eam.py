@@ -20,6 +20,7 @@ from pydantic import Field
 
 from moesim.memory.activation import PLACES, expected_shares
 from moesim.memory.job import Forecast, Job
+from moesim.memory.terms import CacheError
 from moesim.registry import part
 
 
@@ -37,7 +38,10 @@ class EamPrefetcher:
     horizon: Annotated[int, Field(ge=1)] = 1
 
     def forecast(self, job: Job) -> Forecast:
-        """Return the expectations. Raises ``CacheError`` for events that are not of a trace."""
+        """Return the expectations. Raises ``CacheError`` for events that are not of a trace, or of a run that goes on.
+        """
+        if job.live:
+            raise CacheError("eam compares whole requests, which only a replay has; use token_id or next_layer_gate")
         shares = expected_shares(job, "eam", self.places)
         layers = job.whole.n_layers
         per_layer = shares.reshape(len(shares) * layers, -1)

@@ -31,7 +31,7 @@ class NextLayerGate:
     def forecast(self, job: Job) -> Forecast:
         """Return the expectations of all layers but the first."""
         precision = self.recall if self.precision is None else self.precision
-        starts, keys = expected_with_errors(job.whole, self.recall, precision or 1.0, job.seed)
+        starts, keys = expected_with_errors(job, self.recall, precision or 1.0)
         size = np.diff(starts)
         known = job.whole.layer > 0
         return job.expecting(np.concatenate([[0], np.cumsum(size * known)]), keys[np.repeat(known, size)], oracle=True)

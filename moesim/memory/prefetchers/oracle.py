@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from moesim.memory.job import Forecast, Job
+from moesim.memory.terms import CacheError
 from moesim.registry import part
 
 
@@ -23,5 +24,8 @@ class Oracle:
     window: Annotated[int, Field(ge=1)] = 1
 
     def forecast(self, job: Job) -> Forecast:
-        """Return the events themselves."""
+        """Return the events themselves. Raises ``CacheError`` if a run goes on, whose next pass nobody knows."""
+        if job.live and self.window > 1:
+            raise CacheError(f"window {self.window} of oracle goes on into the next pass, which is not known while a "
+                             "run goes on; use {name: rpp, recall: 1.0, horizon: ...}, which ends with the pass")
         return job.expecting(job.whole.starts, job.whole.keys, self.window, crosses=True, oracle=True)

@@ -36,5 +36,5 @@ class Rpp:
     def forecast(self, job: Job) -> Forecast:
         """Return the expectations of all layers."""
         precision = self.recall if self.precision is None else self.precision
-        starts, keys = expected_with_errors(job.whole, self.recall, precision or 1.0, job.seed)
+        starts, keys = expected_with_errors(job, self.recall, precision or 1.0)
         return job.expecting(starts, keys, self.horizon, oracle=True)

@@ -14,10 +14,13 @@ exact for gates frozen to token ids (StableMoE). It sees no future.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numba import njit
+from pydantic import Field
 
-from moesim.memory.events import of_choices
+from moesim.memory.events import Events, of_choices
 from moesim.memory.job import Forecast, Job
 from moesim.memory.terms import CacheError
 from moesim.registry import part
@@ -26,22 +29,35 @@ from moesim.trace import RoutingTrace
 
 @part
 class TokenId:
-    """Expect the top-k experts that tokens of this id used most in ``fit``; nothing for ids that it does not have."""
+    """Expect the top-k experts that tokens of this id used most in ``fit``; nothing for ids that it does not have.
+
+    horizon  layers that are loaded ahead, the coming one included
+    """
+
+    horizon: Annotated[int, Field(ge=1)] = 1
 
     def forecast(self, job: Job) -> Forecast:
         """Return the expectations. Raises ``CacheError`` without other requests, or without token ids."""
-        learnt, asked = job.fitted("token_id").trace, job.whole.trace
-        if learnt is None or asked is None or job.whole.passes is None:
+        fit, asked = job.fitted("token_id"), job.whole.trace
+        if fit.trace is None or asked is None or job.whole.passes is None:
             raise CacheError("token_id needs the ids of tokens; give a routing trace, not sets of keys")
+        expected = of_choices(asked, _expected(fit, asked), job.whole.passes)
+        return job.expecting(expected.starts, expected.keys, self.horizon)
+
+
+def _expected(fit: Events, asked: RoutingTrace) -> np.ndarray:
+    """Return what the ids of the tokens *asked* for used most in *fit*, int32 [T, L, K], -1 where nothing is known."""
+    learnt, mark = fit.trace, ("token_id", id(asked))
+    assert learnt is not None, "asked only of events of a trace"
+    if mark not in fit.memo:
         ids, asked_ids = _ids(learnt, "fit"), _ids(asked, "the trace")
         known, slot = np.unique(ids, return_inverse=True)
         order = np.argsort(slot, kind="stable")
         starts = np.concatenate([[0], np.cumsum(np.bincount(slot))])
         table = _most_used(learnt.chosen, order, starts, learnt.n_experts)
         found = np.searchsorted(known, asked_ids).clip(max=len(known) - 1)
-        choices = np.where((known[found] == asked_ids)[:, None, None], table[found], -1)
-        expected = of_choices(asked, choices, job.whole.passes)
-        return job.expecting(expected.starts, expected.keys)
+        fit.memo[mark] = np.where((known[found] == asked_ids)[:, None, None], table[found], -1)
+    return fit.memo[mark]
 
 
 def _ids(trace: RoutingTrace, what: str) -> np.ndarray:
