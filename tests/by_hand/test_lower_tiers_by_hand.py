@@ -60,6 +60,18 @@ def test_both_tiers_in_turn(tmp_path: Path) -> None:
     assert result.memory["from_pool_bytes"].tolist() == [96] and result.memory["from_nvme_bytes"].tolist() == [84]
 
 
+def test_the_devices_of_a_node_have_one_host(tmp_path: Path) -> None:
+    """Device 0 has experts 0 and 1, device 1 has 2 and 3; a token uses one of each. Two places in the host, not four.
+
+    Asked: 0 and 2, 1 and 3 for them, 0 and 2 again. NVMe's link carries both in turn: 48, then 96 s, and 25 s more.
+    """
+    chosen = {"prompt": [[[0, 2]]], "decode": [[[1, 3]], [[0, 2]]], "devices": [[0, 1], [2, 3]]}
+    steps = moesim.simulate(scenario(tmp_path, [(0, 1, 3)], chosen, TIERS.format(host="1 kB", nvme="1 kB"),
+                                     "cache={capacity: 1, below: {capacity: 2}}")).steps
+    assert steps["host_misses"].tolist() == [2, 2, 2] and steps["host_hits"].tolist() == [0, 0, 0]
+    assert steps["fetch_s"].tolist() == pytest.approx([96 + 25] * 3)  # each may be the second
+
+
 @pytest.mark.parametrize(("cache", "sizes", "message"), [
     ("capacity: 1, below: {capacity: 1, below: {capacity: 1}}", ("1 kB", "1 kB"),
      "cache.below: makes 2 tiers below hbm caches, but devices has host, nvme, and the last has all experts; add"),

@@ -10,6 +10,8 @@ import pytest
 from test_offload_laws import Asked, tiny
 
 import moesim
+from moesim import registry
+from moesim.memory import events_of
 from moesim.memory.events import of_choices
 from moesim.memory.foresight import Foresight
 from moesim.memory.job import Forecast
@@ -62,6 +64,20 @@ def test_exact_forecasts_never_make_a_step_longer(seed: int) -> None:
     assert late["fetched_bytes"].tolist() == ahead["fetched_bytes"].tolist()
     assert (ahead["fetch_s"] <= late["fetch_s"] * (1 + 1e-12)).all()
     assert whole["fetch_s"].sum() < ahead["fetch_s"].sum() < 0.95 * late["fetch_s"].sum()  # of whole, other ties go
+
+
+def test_wrong_guesses_are_drawn_anew_in_each_pass_and_known_from_other_requests() -> None:
+    """Expert 0 is used; the profile knows 5 alone. Half of the passes expect 0, the others 5 in its place."""
+    fit = events_of(moesim.RoutingTrace.from_arrays(np.full((3, 1, 1), 5), 8, 1))
+    tokens, part = np.eye(8, dtype=np.int64)[0], registry.make("prefetcher", {"name": "rpp", "recall": 0.5})
+
+    def guesses(seed: int) -> list[list[int]]:
+        foresight = Foresight(part, np.ones((1, 1, 8)), None, fit, seed)
+        return [foresight.of(tokens, np.zeros(0, np.int64))[0].keys.tolist() for _ in range(200)]
+
+    drawn = guesses(0)
+    assert {tuple(one) for one in drawn} == {(0,), (5,)} and 70 < drawn.count([0]) < 130
+    assert drawn == guesses(0) != guesses(1)
 
 
 @pytest.mark.parametrize("miss", ["fetch", "low_precision"])
