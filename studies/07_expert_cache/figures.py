@@ -85,13 +85,15 @@ def rerouting(table: pd.DataFrame) -> Any:
         style.axes(ax)
         belady = 100 * (1 - (1 - some["hit_ratio"].iloc[0]) / some["over_belady"].iloc[0])
         ax.axhline(belady, color=style.BLACK, ls="--", lw=1)
-        ax.text(100 * some["swapped_share"].max(), belady, "Belady of what the gates chose", ha="right", va="top",
+        ax.text(100 * some["swapped_share"].max(), belady, "Belady, nothing swapped", ha="right", va="top",
                 fontsize=style.SMALL, color=style.INK)
         for keep, (name, colour, away) in lines.items():
             points = 100 * pd.concat([some.iloc[:1], some[some["keep"] == keep]])[["swapped_share", "hit_ratio"]]
             ax.plot(*points.to_numpy().T, color=colour, marker="o", ms=3, lw=1.4, label=name)
             for window, point in zip(some.loc[some["keep"] == keep, "window"], points.to_numpy()[1:], strict=True):
-                ax.annotate(f"{window}", point, away, textcoords="offset points", fontsize=style.SMALL, color=colour)
+                last = keep == 1 and window == some["window"].max()  # the two before are near
+                ax.annotate(f"{window}", point, (-2, 6) if last else away, textcoords="offset points",
+                            fontsize=style.SMALL, color=colour)
         ax.set_title(f"{capacity[:-1]} % of the experts fit", loc="left", fontsize=style.NORMAL, color=style.INK)
         ax.set_xlabel("choices that are not the gate's (%)", fontsize=style.NORMAL, color=style.INK)
     axes[0, 0].set_ylabel("hits (%)", fontsize=style.NORMAL, color=style.INK)
