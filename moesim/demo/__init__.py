@@ -8,6 +8,7 @@ made from what came out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pandas as pd
@@ -25,14 +26,15 @@ SCENARIO = "studies/01_placement/scenario.yaml"
 
 
 def run(out: str | Path = "out/demo", overrides: Iterable[str] = (), solvers: Mapping[str, points.Solver] | None = None,
-        processes: int | None = None) -> pd.DataFrame:
+        processes: Executor | int | None = None) -> pd.DataFrame:
     """Answer the question; write report, figures, tables and timeline to the folder *out*; return the table.
 
     One row per placement and mode: times in s, bytes per link class; ``cross_*``, ``fanout`` and ``load_max_over_mean``
     on requests that solvers did not see, with ``_profile`` on those that they saw; ``shown`` makes text of it.
     *overrides* change the scenario (``"requests.count=64"``). *solvers* (name -> solver, as in a scenario) replace
     those of ``points.SOLVERS``; ``linear`` and ``affinity``, which others are compared with, must be among them.
-    *processes* defaults to one per CPU. Raises ``ValueError``.
+    *processes* is a number (default: one per CPU) or what runs the points (see ``moesim.sweep``).
+    Raises ``ValueError``.
     """
     out, solvers = Path(out), points.SOLVERS if solvers is None else solvers
     missing = {points.BASELINE, points.AFFINITY} - set(solvers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ def at(scenario: Scenario, out: Path, name: str, mode: str) -> Scenario:
 
 
 def simulate(scenario: Scenario, placements: Mapping[str, Placement], trace: Split, out: Path,
-             processes: int | None = None) -> Points:
+             processes: Executor | int | None = None) -> Points:
     """Simulate all *placements* in both modes."""
     names = pd.DataFrame([(name, mode) for mode in MODES for name in placements], columns=["placement", "mode"])
     axes = [{"placement": {"path": str(file(out, name))}, "parallelism.mode": mode}

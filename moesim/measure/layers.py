@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from moesim.measure.shapes import Heads
 
@@ -126,6 +125,8 @@ def prefill_sdpa(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if new == seen:
         return F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=shared)
     if q.is_cuda:  # as a bias that flash kernels know; a plain mask would send them away
+        from torch.nn.attention.bias import causal_lower_right  # loads a compiler: 2 s
+
         bias = causal_lower_right(new, seen)
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, enable_gqa=shared)
     mask = torch.ones(new, seen, dtype=torch.bool).tril(seen - new)

@@ -93,6 +93,7 @@ def test_what_changes_a_result_changes_the_key(tiny: Scenario, tmp_path: Path, m
 # Each simulated point leaves a line; slow enough to be killed between two points.
 SCRIPT = """
 import os, sys, time
+from concurrent.futures import ThreadPoolExecutor
 import moesim
 
 def noted(result):
@@ -103,14 +104,15 @@ def noted(result):
 
 if __name__ == "__main__":
     scenario = moesim.load(sys.argv[1])
-    moesim.sweep(scenario, {"seed": list(range(8))}, [noted], 2, out=sys.argv[2])
+    executor = 2 if sys.argv[3] == "processes" else ThreadPoolExecutor(1)
+    moesim.sweep(scenario, {"seed": list(range(8))}, [noted], executor, out=sys.argv[2])
 """
 
 
-def start(tmp_path: Path, repo: Path) -> subprocess.Popen[str]:
+def start(tmp_path: Path, repo: Path, where: str) -> subprocess.Popen[str]:
     (tmp_path / "study.py").write_text(SCRIPT)
     return subprocess.Popen(
-        [sys.executable, "study.py", str(repo / "tests/data/tiny.yaml"), "out"], cwd=tmp_path, text=True,
+        [sys.executable, "study.py", str(repo / "tests/data/tiny.yaml"), "out", where], cwd=tmp_path, text=True,
         env=os.environ | {"NOTES": str(tmp_path / "notes"), "PYTHONPATH": str(repo)}, stderr=subprocess.PIPE)
 
 
@@ -132,7 +134,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_killed_sweep_resumes(tmp_path: Path, repo: Path) -> None:
     points = tmp_path / "out/points"
-    process = start(tmp_path, repo)
+    process = start(tmp_path, repo, "processes")
     wait_for(lambda: process.poll() is not None or points.exists() and len(list(points.glob("*.parquet"))) >= 3)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -141,7 +143,7 @@ def test_a_killed_sweep_resumes(tmp_path: Path, repo: Path) -> None:
     finished = set(pd.read_parquet(points)["seed"])
     assert 3 <= len(finished) < 8
     (tmp_path / "notes").unlink()
-    process = start(tmp_path, repo)
+    process = start(tmp_path, repo, "threads")
     assert process.communicate()[1] == "" and process.returncode == 0
     ran = sorted(int(line.split()[1]) for line in (tmp_path / "notes").read_text().splitlines())
     assert ran == sorted(set(range(8)) - finished)
