@@ -34,8 +34,10 @@ def expected_shares(job: Job, who: str, places: int) -> np.ndarray:
         last = np.zeros(request.max() + 1, np.int64)
         np.maximum.at(last, request[rows], np.repeat(np.arange(len(starts) - 1), np.diff(starts)))
         begun = _finished(job.fit, places, len(whole.layer_of))
-        whole.memo[mark] = _shares(whole.trace.chosen, rows, starts, np.stack([request, last[request]]), begun, places,
-                                   whole.trace.n_experts)
+        matrices = np.concatenate([begun, np.zeros((places - len(begun), begun.shape[1]), np.float32)])
+        sums = np.square(matrices).sum(axis=1), matrices.sum(axis=0)
+        whole.memo[mark] = _shares(whole.trace.chosen, rows, starts, np.stack([request, last[request]]), matrices,
+                                   len(begun), sums)
     return whole.memo[mark]
 
 
@@ -53,14 +55,13 @@ def _finished(fit: Events | None, places: int, n_keys: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _shares(chosen: np.ndarray, rows: np.ndarray, passes: np.ndarray, request: np.ndarray, begun: np.ndarray,
-            places: int, n_experts: int) -> np.ndarray:
+def _shares(chosen: np.ndarray, rows: np.ndarray, passes: np.ndarray, request: np.ndarray, matrices: np.ndarray,
+            filled: int, sums: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    # Loops, not slices: for those numba would compile what it says of arrays of other lengths, two seconds of it.
     n_layers, top_k = chosen.shape[1:]
-    n_requests, n_keys = request[0].max() + 1, n_layers * n_experts
-    matrices, filled = np.zeros((places, n_keys), np.float32), len(begun)
-    matrices[:filled] = begun
-    by_key = matrices.T.copy()
-    norms, total = np.sqrt((matrices * matrices).sum(axis=1)), matrices.sum(axis=0)
+    n_requests, (places, n_keys) = request[0].max() + 1, matrices.shape
+    n_experts, by_key = n_keys // n_layers, matrices.T.copy()
+    norms, total = np.sqrt(sums[0]), sums[1]
     used, dots = np.zeros((n_requests, n_keys), np.float32), np.zeros((n_requests, places), np.float32)
     seen, out = np.zeros(n_requests, np.int64), np.zeros((len(passes) - 1, n_keys), np.float32)
     for p in range(len(passes) - 1):
@@ -77,15 +78,18 @@ def _shares(chosen: np.ndarray, rows: np.ndarray, passes: np.ndarray, request: n
                 for m in range(top_k):
                     k = layer * n_experts + chosen[r, layer, m]
                     used[q, k] += 1
-                    dots[q] += by_key[k]
+                    for c in range(places):
+                        dots[q, c] += by_key[k, c]
         for r in mine:
             q = request[0, r]
             if request[1, r] == p and seen[q] > 0:
                 seen[q] = -1  # has finished
                 at = filled if filled < places else _nearest(dots[q], norms, filled)
                 filled = min(filled + 1, places)
-                total += used[q] - matrices[at]
-                matrices[at], by_key[:, at], norms[at] = used[q], used[q], np.sqrt((used[q] * used[q]).sum())
+                norms[at] = np.sqrt((used[q] * used[q]).sum())
+                for k in range(n_keys):
+                    total[k] += used[q, k] - matrices[at, k]
+                    matrices[at, k] = by_key[k, at] = used[q, k]
                 for other in range(n_requests):
                     if seen[other] > 0:
                         dots[other, at] = (used[other] * used[q]).sum()
@@ -108,4 +112,5 @@ def _add_shares(out: np.ndarray, matrix: np.ndarray, n_layers: int) -> None:
         row = matrix[layer * n_experts:(layer + 1) * n_experts]
         whole = row.sum()
         if whole > 0:
-            out[layer * n_experts:(layer + 1) * n_experts] += row / whole
+            for e in range(n_experts):
+                out[layer * n_experts + e] += row[e] / whole

@@ -5,6 +5,7 @@ An event is classified against what is resident when it begins; only then is roo
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit, types
 
 from moesim.memory.arrays import (
@@ -123,7 +124,9 @@ def _begin(i: int, stream: Stream, given: Given, store: Store) -> None:
             store.of[:, COUNT] = 0
             store.of[:, FLAGS] = 0
         if len(given.values) > 1 or (i == 0 and len(given.values)):
-            store.of[:, VALUE] = given.values[min(stream.step[i], len(given.values) - 1)]
+            values = given.values[min(stream.step[i], len(given.values) - 1)]
+            for k in range(len(values)):  # an array in place of the loop would compile words on its length: 2 s
+                store.of[k, VALUE] = values[k]
     now[TIME], now[HERE], now[LAYERS] = stream.time[i], stream.layer[i], layers
     now[START] = stream.step[i] * layers
     now[DRAW] = mixed(given.options[SEED], given.options[FIRST] + i) >> 12  # a whole number that a float holds
@@ -155,7 +158,7 @@ def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, foun
                 continue
             need = store.size[k] - store.free[cache]
             if need > 0:
-                n = 0
+                n = np.int64(0)
                 for at in range(store.filled[cache]):
                     other = store.slots[cache, at]
                     if store.stamps[1, other] != mark:
@@ -205,10 +208,11 @@ def _classify(i: int, stream: Stream, given: Given, store: Store, found: Found) 
 @njit(cache=True, nogil=True)
 def _gather(i: int, cache: int, stream: Stream, store: Store, which: int) -> int:
     """List candidates for eviction: RESIDENT, MISSED or both (their sum); return how many."""
-    n = 0
+    n = np.int64(0)  # not the constant 0, which would be compiled apart
     if which & RESIDENT:
         n = store.filled[cache]
-        store.candidates[:n] = store.slots[cache, :n]
+        for at in range(n):
+            store.candidates[at] = store.slots[cache, at]
     if which & MISSED:
         for k in stream.keys[stream.starts[i]:stream.starts[i + 1]]:
             if store.where[k] < 0 and store.stamps[0, k] != i:

@@ -115,7 +115,7 @@ def run(paths: Paths, capacity: np.ndarray, size: np.ndarray, start_s: np.ndarra
     order = np.argsort(flows.start_s, kind="stable")
     rounding = 2 * np.spacing(max(abs(until), abs(origin))) if until < np.inf else 0.0  # of times so far from zero
     stops = Stops(float(tolerance), float(until) - origin, float(rounding))
-    course = Course(*simulate(_weighted(paths, weight), flows, np.asarray(capacity, np.float64), order, stops))
+    course = Course(*simulate(_weighted(paths, weight), flows, np.require(capacity, np.float64, "CW"), order, stops))
     end_s = course.end_s + origin
     return course._replace(end_s=np.where(end_s < np.inf, np.minimum(end_s, until), np.inf))
 
@@ -123,9 +123,11 @@ def run(paths: Paths, capacity: np.ndarray, size: np.ndarray, start_s: np.ndarra
 def _flows(start_s: np.ndarray, size: np.ndarray, weight: np.ndarray | None, limit: np.ndarray | None,
            after: np.ndarray | None) -> Flows:
     n = len(start_s)
-    return Flows(np.asarray(start_s, np.float64), np.asarray(size, np.float64),
-                 np.ones(n) if weight is None else np.asarray(weight, np.float64),
-                 np.full(n, np.inf) if limit is None else np.asarray(limit, np.float64),
+    def own(values: np.ndarray) -> np.ndarray:  # loops are compiled once more for what is read-only or has steps
+        return np.require(values, np.float64, "CW")
+
+    return Flows(own(start_s), own(size), np.ones(n) if weight is None else own(weight),
+                 np.full(n, np.inf) if limit is None else own(limit),
                  np.empty(0, np.int64) if after is None else _followers(np.asarray(after), n))
 
 

@@ -27,7 +27,8 @@ QUICK = {"linear": "linear", "affinity": {"name": "affinity_sweep", "restarts": 
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the reduced demo wrote, where neither torch nor transformers can be imported."""
     folder = tmp_path_factory.mktemp("demo")
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed, ThreadPoolExecutor(1) as here:
+    printed, here = io.StringIO(), ThreadPoolExecutor(1)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), here:
         for library in ("torch", "transformers"):
             patch.setitem(sys.modules, library, None)
         patch.setattr("moesim.plots._style.DPI", 40)
