@@ -87,13 +87,19 @@ def _shares(chosen: np.ndarray, rows: np.ndarray, passes: np.ndarray, request: n
                 at = filled if filled < places else _nearest(dots[q], norms, filled)
                 filled = min(filled + 1, places)
                 norms[at] = np.sqrt((used[q] * used[q]).sum())
-                for k in range(n_keys):
-                    total[k] += used[q, k] - matrices[at, k]
-                    matrices[at, k] = by_key[k, at] = used[q, k]
+                _keep(used[q], at, matrices, by_key, total)
                 for other in range(n_requests):
                     if seen[other] > 0:
                         dots[other, at] = (used[other] * used[q]).sum()
     return out
+
+
+@njit(cache=True, nogil=True)
+def _keep(used: np.ndarray, at: int, matrices: np.ndarray, by_key: np.ndarray, total: np.ndarray) -> None:
+    """Put what a request *used* into place *at* of the collection."""
+    for k in range(len(used)):
+        total[k] += used[k] - matrices[at, k]
+        matrices[at, k] = by_key[k, at] = used[k]
 
 
 @njit(cache=True, nogil=True)

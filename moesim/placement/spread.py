@@ -111,4 +111,5 @@ def add_changes(together: Together, sets: Counts, device: np.ndarray, going: np.
             for d in range(going.shape[1]):
                 if group_of[d] != here:
                     going[e, d] += price * (tokens - present[f, e, group_of[d]] - alone[f, e])
-            pair[e] += price * both[f, e]
+            for other in range(len(device)):  # for arrays numba would compile what it says of other lengths: 2 s
+                pair[e, other] += price * both[f, e, other]

@@ -46,7 +46,7 @@ def random_case(seed: int, whole: bool = False) -> Case:
 
 
 @given(SEEDS, st.floats(0, 1.1), st.booleans(), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_stopping_and_going_on_changes_nothing(seed: int, when: float, whole: bool, in_turn: bool) -> None:
     case = random_case(seed, whole)
     after = case.after if in_turn else None
@@ -66,7 +66,7 @@ def test_stopping_and_going_on_changes_nothing(seed: int, when: float, whole: bo
 
 
 @given(SEEDS, st.floats(0, 1.1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_is_sent_by_a_time_fits_through_the_links(seed: int, when: float) -> None:
     case = random_case(seed)
     start = case.start_s.min()
@@ -79,7 +79,7 @@ def test_what_is_sent_by_a_time_fits_through_the_links(seed: int, when: float) -
 
 
 @given(SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_flow_in_turn_begins_no_sooner_than_it_may(seed: int) -> None:
     """Given the times at which they begin, flows in turn are flows like all others."""
     case = random_case(seed)
@@ -101,7 +101,7 @@ def test_pieces_in_turn_on_one_path_are_one_flow(seed: int, whole: bool) -> None
 
 
 @given(SEEDS, st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_flows_across_dead_links_are_as_good_as_not_there(seed: int, whole: bool) -> None:
     case = random_case(seed, whole)
     capacity = np.where(np.random.default_rng(seed).random(len(case.capacity)) < 0.2, 0.0, case.capacity)
@@ -116,7 +116,7 @@ def test_flows_across_dead_links_are_as_good_as_not_there(seed: int, whole: bool
 
 
 @given(SEEDS, st.lists(st.sampled_from([1.0, 3.0, 0.1, 1e6 / 7, 2.0**-40]), min_size=1, max_size=4), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_memo_changes_nothing_but_rounding(seed: int, factors: list[float], in_turn: bool) -> None:
     case, memo = random_case(seed), fluid.Memo()
     after = case.after if in_turn else None
@@ -130,7 +130,7 @@ def test_a_memo_changes_nothing_but_rounding(seed: int, factors: list[float], in
 
 
 @given(SEEDS, SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_memo_tells_different_runs_apart(seed: int, other: int) -> None:
     """Change one number of one argument: a miss, and the answer of the changed run."""
     case, rng = random_case(seed), np.random.default_rng(other)

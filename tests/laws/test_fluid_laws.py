@@ -44,7 +44,7 @@ def all_pairs(hosts: int, size: float = 2.0**20) -> pd.DataFrame:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_every_flow_has_a_reason_to_be_no_faster(seed: int, n: int, m: int) -> None:
     """Optimality: links hold; each flow is at its limit, or some full link gives nobody there a higher level."""
     rng = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def test_every_flow_has_a_reason_to_be_no_faster(seed: int, n: int, m: int) -> N
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 100))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_splitting_loads_every_link_as_spraying(f: int, s: int, seed: int) -> None:
     """Theorem 1 of arXiv 2407.00550: f flows of F bytes put f F / s on each of s spines, in q s + lcm(r, s) pieces."""
     fabric = LeafSpine(leaves=2, spines=s, hosts_per_leaf=f)

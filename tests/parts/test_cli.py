@@ -336,7 +336,8 @@ def test_a_sweep_of_failures_is_wrong_input(tiny: str, tmp_path: Path) -> None:
 
 def test_an_interrupted_sweep_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
     file = sweep_file(tmp_path, tiny, f"{{seed: {list(range(300))}}}")
-    command = [sys.executable, "-c", "from moesim.cli import main; main()", "sweep", str(file), "--out", "out"]
+    command = [sys.executable, "-c", "from moesim.cli import main; main()", "sweep", str(file), "--out", "out",
+               "--workers", "1"]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # not so in jobs

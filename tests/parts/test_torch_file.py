@@ -140,7 +140,7 @@ def test_a_file_cannot_spoil_what_later_files_are_read_with(tmp_path: Path) -> N
     assert torch_file.load(archive(tmp_path / "x.pt", tensor(0, (2,), (1,)), STORED)).tolist() == [0, 1]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_damage_is_an_error_or_harmless(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.pt"
