@@ -158,7 +158,7 @@ def _fetch_ahead(score, i: int, stream: Stream, given: Given, store: Store, foun
                 continue
             need = store.size[k] - store.free[cache]
             if need > 0:
-                n = np.int64(0)
+                n = int(np.int64(0))
                 for at in range(store.filled[cache]):
                     other = store.slots[cache, at]
                     if store.stamps[1, other] != mark:
@@ -208,7 +208,7 @@ def _classify(i: int, stream: Stream, given: Given, store: Store, found: Found) 
 @njit(cache=True, nogil=True)
 def _gather(i: int, cache: int, stream: Stream, store: Store, which: int) -> int:
     """List candidates for eviction: RESIDENT, MISSED or both (their sum); return how many."""
-    n = np.int64(0)  # not the constant 0, which would be compiled apart
+    n = int(np.int64(0))  # not the constant 0, which would be compiled apart
     if which & RESIDENT:
         n = store.filled[cache]
         for at in range(n):

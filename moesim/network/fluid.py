@@ -115,7 +115,7 @@ def run(paths: Paths, capacity: np.ndarray, size: np.ndarray, start_s: np.ndarra
     order = np.argsort(flows.start_s, kind="stable")
     rounding = 2 * np.spacing(max(abs(until), abs(origin))) if until < np.inf else 0.0  # of times so far from zero
     stops = Stops(float(tolerance), float(until) - origin, float(rounding))
-    course = Course(*simulate(_weighted(paths, weight), flows, np.require(capacity, np.float64, "CW"), order, stops))
+    course = Course(*simulate(_weighted(paths, weight), flows, _own(capacity), order, stops))
     end_s = course.end_s + origin
     return course._replace(end_s=np.where(end_s < np.inf, np.minimum(end_s, until), np.inf))
 
@@ -123,12 +123,14 @@ def run(paths: Paths, capacity: np.ndarray, size: np.ndarray, start_s: np.ndarra
 def _flows(start_s: np.ndarray, size: np.ndarray, weight: np.ndarray | None, limit: np.ndarray | None,
            after: np.ndarray | None) -> Flows:
     n = len(start_s)
-    def own(values: np.ndarray) -> np.ndarray:  # loops are compiled once more for what is read-only or has steps
-        return np.require(values, np.float64, "CW")
-
-    return Flows(own(start_s), own(size), np.ones(n) if weight is None else own(weight),
-                 np.full(n, np.inf) if limit is None else own(limit),
+    return Flows(_own(start_s), _own(size), np.ones(n) if weight is None else _own(weight),
+                 np.full(n, np.inf) if limit is None else _own(limit),
                  np.empty(0, np.int64) if after is None else _followers(np.asarray(after), n))
+
+
+def _own(values: np.ndarray) -> np.ndarray:
+    """Return *values* as the loops take them, which are compiled once more for what is read-only or has gaps."""
+    return np.require(values, np.float64, ["C", "W"])
 
 
 def _followers(after: np.ndarray, n: int) -> np.ndarray:

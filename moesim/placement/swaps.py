@@ -34,7 +34,7 @@ def exchange(cost: np.ndarray, load: np.ndarray, capacity: int, together: Togeth
               np.zeros((n_experts if kinds else 0, n_experts)))
     everyone = np.arange(n_experts)
     _weigh(everyone, cost, together, sets, device, tables)
-    made, idle, a = 0, 0, np.int64(0)  # a: not the constant 0, which would be compiled apart
+    made, idle, a = 0, 0, int(np.int64(0))  # a: not the constant 0, which would be compiled apart
     top = _two_highest(sums)
     while idle < n_experts:
         partner = _best_partner(a, tables, load, device, (sums, held, capacity, top))

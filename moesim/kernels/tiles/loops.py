@@ -116,8 +116,8 @@ def experts(counts: np.ndarray, shapes: np.ndarray, value_bytes: float, speeds: 
             down = Product(hidden, inter, weight_bytes, value_bytes)
             _price(up, speeds, prices[0])
             _price(down, speeds, prices[1])
-        active = tokens = np.int64(0)  # not the constant 0, which would be compiled apart
-        of16 = of32 = of64 = of128 = np.int64(0)  # blocks, by EXPERT_ROWS
+        active = tokens = int(np.int64(0))  # not the constant 0, which would be compiled apart
+        of16 = of32 = of64 = of128 = int(np.int64(0))  # blocks, by EXPERT_ROWS
         for e in range(counts.shape[1]):
             t = int(np.ceil(counts[r, e]))
             if t > 0:
