@@ -128,13 +128,14 @@ def expect(value: Any, kind: type | tuple[type, ...], name: str, remedy: str) ->
 
 
 def near_files(path: Path) -> str:
-    """Return the end of a message about a missing file: those beside it that end alike, the nearest if one is near."""
-    beside = path.parent.iterdir() if path.suffix and path.parent.is_dir() else ()
-    alike = {p.stem: p.name for p in sorted(beside) if p.suffix == path.suffix and not p.name.startswith(".")}
-    if not alike:
-        return "; correct the path"
-    close = difflib.get_close_matches(path.stem, alike, n=1, cutoff=0.6)
-    return f"; did you mean {alike[close[0]]!r}?" if close else f"; known: {', '.join(alike.values())}"
+    """Return the end of a message about a missing file: the nearest beside it, else all there that end alike."""
+    beside = [p for p in sorted(path.parent.iterdir()) if not p.name.startswith(".")] if path.parent.is_dir() else []
+    alike = {p.stem: p.name for p in beside if path.suffix and p.suffix == path.suffix}
+    close = (difflib.get_close_matches(path.name, [p.name for p in beside if p.suffix != path.suffix], n=1, cutoff=0.8)
+             or [alike[stem] for stem in difflib.get_close_matches(path.stem, alike, n=1, cutoff=0.6)])
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(alike.values())}" if alike else "; correct the path"
 
 
 def name_of(instance: Any) -> str:
