@@ -44,8 +44,8 @@ def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0, r
     """Choose from *points* (items of each block) what takes about *budget_s* in all *rounds*; infinite takes all.
 
     Every block gets the same share of what all its points would take. In a block, anchors come first (the ends of the
-    domain: without them a fit has to extrapolate), then the others by their ``after``, and at random. With several rounds every point is
-    measured again anyway, and there are no sentinels.
+    domain: without them a fit has to extrapolate), then the others by their ``after``, and at random. With several
+    rounds every point is measured again anyway, and there are no sentinels.
     """
     rng = np.random.default_rng(seed)
     total = sum(item.cost_s for items in points.values() for item in items)

@@ -60,6 +60,20 @@ def test_groups_stay_together_and_the_rest_is_shuffled() -> None:
     assert [plan({"b": some}, float("inf"), seed).items[0].point.shapes["m"] for seed in range(5)] == [4] * 5
 
 
+def test_what_comes_after_is_taken_and_run_last() -> None:
+    """Four of six fit: both of 0, then of the others, of which the long one is last. B is still there after its first.
+    """
+    def late(m: int, group: str, after: int, cost_s: float = 10.0) -> Item:
+        return Item("b", Point("gemm", {"m": m, "n": 1, "k": 1}, "linear", group=group, after=after), cost_s)
+
+    items = [late(0, "a", 0), late(1, "a", 1), late(2, "a", 2, 30.0), late(3, "b", 0), late(4, "b", 1), late(5, "b", 1)]
+    for seed in range(4):
+        found = [i.point for i in plan({"b": items}, 51.0 / 0.9, seed).items]
+        groups, rest = [p.group for p in found], [p.group for p in found if p.after]
+        assert [p.after for p in found] == [0, 0, 1, 1, 1] and sorted(groups[:2]) == ["a", "b"]
+        assert rest == sorted(rest, reverse=groups[1] == "b"), "those of the group that was built last come first"
+
+
 def test_a_replay_is_one_call_or_several_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
 
