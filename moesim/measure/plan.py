@@ -49,7 +49,7 @@ def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0, r
     """
     rng = np.random.default_rng(seed)
     total = sum(item.cost_s for items in points.values() for item in items)
-    again = SENTINEL_SHARE if rounds == 1 else 0.0
+    again = SENTINEL_SHARE if rounds == 1 and any(_kernel(item) for items in points.values() for item in items) else 0.0
     share = min(1.0, (1 - again) * budget_s / rounds / total) if total else 1.0
     chosen: list[Item] = []
     left_out = {}
@@ -98,6 +98,10 @@ def _fitting(items: list[Item], budget_s: float) -> tuple[list[Item], float]:
 
 def _sentinels(items: list[Item], budget_s: float) -> list[Item]:
     """Return up to ``SENTINELS`` of *items* by their keys: the same ones whenever the same points are measured."""
-    kernels = [item for item in items if not (item.point.guess_s or item.point.whole_s)]
-    ordinary = sorted(kernels, key=lambda item: item.point.key)
+    ordinary = sorted(filter(_kernel, items), key=lambda item: item.point.key)
     return _fitting(ordinary, budget_s)[0][:SENTINELS]
+
+
+def _kernel(item: Item) -> bool:
+    """Tell whether *item* is an ordinary call, which may be a sentinel."""
+    return not (item.point.guess_s or item.point.whole_s)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from judging import STEP_BAR, Found
+from matplotlib.ticker import NullFormatter
 
 from moesim import plots
 from moesim.plots import _style as style
@@ -48,9 +49,14 @@ def kernels(points: pd.DataFrame) -> Any:
 def steps(table: pd.DataFrame) -> Any:
     """Draw every step."""
     figure, axes = plots.figure(size=(6.4, 5.4))
+    ax = axes[0, 0]
     close = 100 * (table["error_percent"].abs() <= STEP_BAR[0]).mean()
-    plots.kernel_prediction(table.assign(op=table["model"] + ", " + table["kind"], split="test"), axes[0, 0],
+    plots.kernel_prediction(table.assign(op=table["model"] + ", " + table["kind"], split="test"), ax,
                             title=f"{close:.0f} % of the steps are predicted to within {STEP_BAR[0]} %")
+    for points in ax.collections:  # tens of them, not thousands
+        points.set(sizes=[14], alpha=0.6)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -91,7 +97,7 @@ def losses(table: pd.DataFrame) -> Any:
     ax.set_ylim(0, 1.05 * top)
     ax.set_xlim(0, float(seen.iloc[-1]))
     held = last.drop("loss")
-    found = f"Held-out loss falls from {table[held.index].iloc[0].mean():.2f} to {held.mean():.2f} nat per token"
+    found = f"Held-out loss goes from {table[held.index].iloc[0].mean():.2f} to {held.mean():.2f} nat per token"
     return style.finish(ax, found if len(held) else "Loss in training", "training tokens (millions)",
                         "loss (nat per token)").figure
 

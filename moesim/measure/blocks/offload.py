@@ -49,7 +49,7 @@ class Offload:
                 step_s = 0.1 * spec.total_bytes / target.bytes_per_s / REACHED + fetched / LINK[target.kind]
                 found += [Point("offload", {}, "lru_prefetch" if ahead else "lru", routing="zipf",
                                 whole_s=0.1 + step_s * (STEPS + WARM), group="offload", anchor=resident == 1,
-                                extra={"model": spec.name, "resident": resident, "batch": batch,
+                                extra={"model": MODEL[target.kind], "resident": resident, "batch": batch,
                                        "fetch": "memcpy" if target.kind == "cpu" else "pinned"})
                           for ahead in ((False, True) if resident < 1 else (False,))]
         return found
