@@ -24,7 +24,7 @@ def text(found: Found, figures: str) -> str:
     """Return everything between the markers of the page; *figures*: where they are, seen from it."""
     parts = [machine(found.environment), "### Kernels that were not fitted", operators(found.operators),
              f"![Predicted beside measured kernels]({figures}/kernels.png)",
-             "### Whole steps, which nothing was fitted to", steps(found.steps),
+             "### Whole steps, which nothing was fitted to", steps(found.steps, found.said),
              f"![Predicted beside measured steps]({figures}/steps.png)",
              "### Experts in host memory", offload(found),
              *([f"![Measured and predicted tokens per second]({figures}/offload.png)"] if len(found.offload) else []),
@@ -64,12 +64,15 @@ def _three(row: dict[str, Any], kind: str, form: str) -> str:
     return "-" if pd.isna(found).any() else " / ".join(f"{value:{form}}" for value in found)
 
 
-def steps(table: pd.DataFrame) -> str:
-    """Return errors of steps by model and kind, and of all."""
+def steps(table: pd.DataFrame, said: dict[str, dict[str, Any]]) -> str:
+    """Return errors of steps by model and kind, and of all; and how many of them there was time for."""
+    points = said.get("steps", {}).get("points")
+    kept = (f"{points['measured']} of {points['all']} steps were measured, every shape before any twice. "
+            if points else "")
     groups = [((model, kind), part) for (model, kind), part in table.groupby(["model", "kind"])]
     rows = [[model, kind, *_errors(part)] for (model, kind), part in [*groups, (("all", "all"), table)]]
     return (markdown(["stack", "step", "median %", "p90 %", "worst %", "bias %", "steps"], rows)
-            + f"\n\nWanted: median {STEP_BAR[0]} %, worst {STEP_BAR[1]} %. Every step: `steps.csv`. Noise floor: "
+            + f"\n\n{kept}Wanted: median {STEP_BAR[0]} %, worst {STEP_BAR[1]} %. Every step: `steps.csv`. Noise floor: "
             f"replays of one step are {table['spread_percent'].median():.1f} % apart (p90 less p10, median step).")
 
 

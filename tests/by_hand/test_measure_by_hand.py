@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 
 from moesim.hardware import Device  # noqa: E402
 from moesim.kernels.models.roofline import Roofline  # noqa: E402
-from moesim.measure import ceilings, energy, target, timing, validate  # noqa: E402
+from moesim.measure import ceilings, energy, environment, target, timing, validate  # noqa: E402
 from moesim.measure.blocks.layer_stack import small  # noqa: E402
 from moesim.measure.plan import Item, plan  # noqa: E402
 from moesim.measure.point import Point, Unavailable, Work  # noqa: E402
-from moesim.measure.runner import drift  # noqa: E402
+from moesim.measure.runner import Options, drift, planned  # noqa: E402
 from moesim.measure.stack import Step  # noqa: E402
 from moesim.measure.target import Target  # noqa: E402
 
@@ -72,6 +72,26 @@ def test_what_comes_after_is_taken_and_run_last() -> None:
         groups, rest = [p.group for p in found], [p.group for p in found if p.after]
         assert [p.after for p in found] == [0, 0, 1, 1, 1] and sorted(groups[:2]) == ["a", "b"]
         assert rest == sorted(rest, reverse=groups[1] == "b"), "those of the group that was built last come first"
+
+
+def test_half_of_the_time_measures_every_step_of_an_h200() -> None:
+    gpu = Target("cuda", "H200", "bf16", 130e9, 256e6, 132, 400e12, 2e12)
+    steps, shapes = [planned(gpu, Options(("layer_stack",), budget_s=s)).items for s in (170.0, np.inf)], []
+    for items in steps:
+        shapes.append({tuple(sorted(i.point.extra.items())) for i in items})
+    assert shapes[0] == shapes[1] and len(steps[0]) > 1.5 * len(shapes[0])
+    assert len({i.point.routing for i in steps[0] if i.point.after == 0}) == 3
+
+
+def test_what_a_driver_says_is_kept_and_none_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.details() == []
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho ' Clocks'\necho\necho '   SM : 1980 MHz'\n")
+    program.chmod(0o755)
+    assert environment.details() == [" Clocks", "   SM : 1980 MHz"]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert environment.details() == []
 
 
 def test_a_replay_is_one_call_or_several_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
