@@ -61,6 +61,19 @@ def smi() -> dict[str, str] | None:
     return None
 
 
+def details() -> list[str]:
+    """Return the lines of ``nvidia-smi -q`` on clocks, ECC, power and why clocks are low; none if it does not answer.
+
+    Its other sections name the machine (serial numbers, processes): they are not asked for.
+    """
+    command = [shutil.which("nvidia-smi") or "", "-q", "-d", "CLOCK,ECC,POWER,PERFORMANCE,TEMPERATURE", "--id=0"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return []
+    return [line.rstrip() for line in answer.stdout.splitlines() if line.strip()]
+
+
 def busy() -> str:
     """Return a warning if other programs want as many processors as this one leaves free; "" if not."""
     load, processors = _load(), os.cpu_count() or 1

@@ -44,12 +44,12 @@ def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0, r
     """Choose from *points* (items of each block) what takes about *budget_s* in all *rounds*; infinite takes all.
 
     Every block gets the same share of what all its points would take. In a block, anchors come first (the ends of the
-    domain: without them a fit has to extrapolate), then the others at random. With several rounds every point is
-    measured again anyway, and there are no sentinels.
+    domain: without them a fit has to extrapolate), then the others by their ``after``, and at random. With several
+    rounds every point is measured again anyway, and there are no sentinels.
     """
     rng = np.random.default_rng(seed)
     total = sum(item.cost_s for items in points.values() for item in items)
-    again = SENTINEL_SHARE if rounds == 1 else 0.0
+    again = SENTINEL_SHARE if rounds == 1 and any(_kernel(item) for items in points.values() for item in items) else 0.0
     share = min(1.0, (1 - again) * budget_s / rounds / total) if total else 1.0
     chosen: list[Item] = []
     left_out = {}
@@ -63,12 +63,19 @@ def plan(points: Mapping[str, Sequence[Item]], budget_s: float, seed: int = 0, r
 
 
 def _together(items: list[Item]) -> list[Item]:
-    """Return *items* with the points of a group behind the first of them, its anchors first: time may run out."""
+    """Return *items* with the points of a group behind the first of them, its anchors first: time may run out.
+
+    Those that come ``after`` others come after those of all groups, the last group's first, as it is still there.
+    """
     place: dict[str, int] = {}
     for i, item in enumerate(items):
         place.setdefault(item.point.group or item.point.key, i)
-    return sorted(items, key=lambda item: (place[item.point.group or item.point.key],
-                                           bool(item.point.group) and not item.point.anchor))
+
+    def turn(item: Item) -> tuple[bool, int, bool, int]:
+        at, late = place[item.point.group or item.point.key], item.point.after > 0
+        return late, -at if late else at, bool(item.point.group) and not item.point.anchor, item.point.after
+
+    return sorted(items, key=turn)
 
 
 def _taken(items: list[Item], budget_s: float, rng: np.random.Generator) -> list[Item]:
@@ -76,7 +83,7 @@ def _taken(items: list[Item], budget_s: float, rng: np.random.Generator) -> list
     anchors = [items[i] for i in rng.permutation(len(items)) if items[i].point.anchor]
     others = [items[i] for i in rng.permutation(len(items)) if not items[i].point.anchor]
     first, used = _fitting(anchors, budget_s / 2 if others else budget_s)
-    second, _ = _fitting(others, budget_s - used)
+    second, _ = _fitting(sorted(others, key=lambda item: item.point.after), budget_s - used)
     return first + second or items[:1]
 
 
@@ -91,6 +98,10 @@ def _fitting(items: list[Item], budget_s: float) -> tuple[list[Item], float]:
 
 def _sentinels(items: list[Item], budget_s: float) -> list[Item]:
     """Return up to ``SENTINELS`` of *items* by their keys: the same ones whenever the same points are measured."""
-    kernels = [item for item in items if not (item.point.guess_s or item.point.whole_s)]
-    ordinary = sorted(kernels, key=lambda item: item.point.key)
+    ordinary = sorted(filter(_kernel, items), key=lambda item: item.point.key)
     return _fitting(ordinary, budget_s)[0][:SENTINELS]
+
+
+def _kernel(item: Item) -> bool:
+    """Tell whether *item* is an ordinary call, which may be a sentinel."""
+    return not (item.point.guess_s or item.point.whole_s)

@@ -17,7 +17,8 @@ class Point:
 
     ``shapes`` are named as in ``moesim.kernels.ops``; ``tokens_per_expert`` is a tuple. ``cold``: what the operator
     streams (weights, cached keys and values, copied bytes) is not in a cache when a call begins. ``anchor``: lies at an
-    end of the domain, so it is taken first. ``guess_s``: seconds of one call before anything was measured; 0 takes the
+    end of the domain, so it is taken first. ``after``: points with a smaller one are taken, and run, before it; time
+    may run out. ``guess_s``: seconds of one call before anything was measured; 0 takes the
     roofline of the operator. ``whole_s``: seconds of all that measuring takes, where that is not a number of calls.
     ``group``: points of one group run one after the other, because they share what is slow to build. ``extra``: columns
     of its own, whose names get the prefix ``x_``.
@@ -30,6 +31,7 @@ class Point:
     cold: bool = True
     routing: str = ""
     anchor: bool = False
+    after: int = 0
     guess_s: float = 0.0
     whole_s: float = 0.0
     group: str = ""

@@ -17,7 +17,7 @@ import numpy as np
 from moesim import registry, whole
 from moesim.measure import timing
 from moesim.measure.energy import sensors
-from moesim.measure.environment import describe
+from moesim.measure.environment import describe, details
 from moesim.measure.journal import Journal
 from moesim.measure.plan import TURNS, Item, Plan, plan
 from moesim.measure.point import Timing, Unavailable, Work
@@ -102,7 +102,7 @@ def measure(target: Target, folder: Path, options: Options = Options(),
     """
     todo = planned(target, options)
     journal, now = Journal(folder), describe(target)
-    _check_same(folder, now)
+    now["gpu_details"] = _check_same(folder, now).get("gpu_details") or (details() if target.kind == "cuda" else [])
     whole.file(folder / ENVIRONMENT, (json.dumps(now, indent=1) + "\n").encode())
     run, stop = _Run(target, journal, options), time.monotonic() + options.stop_s
     turns = _turns(todo)
@@ -130,15 +130,17 @@ def _turns(todo: Plan) -> list[tuple[Item, int, int]]:
     return found + [(item, TURNS - 1, 0) for item in todo.sentinels]
 
 
-def _check_same(folder: Path, now: dict[str, Any]) -> None:
+def _check_same(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """Return what *folder* says of its machine, {} if nothing. Raises ``ValueError`` if that is not this one."""
     file = folder / ENVIRONMENT
     if not file.exists():
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
+        return {}
+    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     for name in SAME:
         if before.get(name) != now[name]:
             raise ValueError(f"{folder}: holds measurements with {name} {before.get(name)!r}, and this is "
                              f"{now[name]!r}; measure into another folder")
+    return before
 
 
 class _Run:

@@ -31,6 +31,7 @@ BLOCKS = ("activated_experts", "attention_decode", "attention_prefill", "dense_g
 # of products, experts, prefill and decode are 5, 6, 9 and 8 % of additive; 10, 8, 7 and 10 % of residual, with a bound
 # of 3; 10, 9, 19 and 18 % of table. Of steps of three other stacks than those below: 7, 9 and 9 %.
 MODEL = {"cpu": "additive", "cuda": "residual"}
+HELD_OUT = (65, 85)  # shares of a page that says how good kernels are: a fifth to judge, and a reserve
 INPUTS = 4        # sets of hidden states, each with a routing of its own
 EFFORT = {"cpu": timing.Effort(1, INPUTS), "cuda": timing.Effort(3, 2 * INPUTS)}
 # hidden, layers, experts, top_k, ffn; heads of queries, of keys, width. No width is one of the blocks'.
@@ -69,14 +70,20 @@ def cases(target: Target) -> list[Case]:
     return found
 
 
-def to_fit(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Return the rows of *table* to fit a step's operators to, 85 % of the shapes for fitting and the rest to judge.
+def percentile(key: str) -> int:
+    """Return where the shape with this key stands among 0 to 99, by chance and always the same."""
+    return int(key[:4], 16) % 100
 
-    There is no reserve: the last look is at the stacks.
+
+def to_fit(table: pd.DataFrame, kind: str, shares: tuple[int, int] = (85, 100)) -> pd.DataFrame:
+    """Return the rows of *table* to fit a step's operators to, with their ``split``.
+
+    Below the first of *shares*, in per cent of the shapes, they are for fitting, below the second to judge, and above
+    a reserve for a last look; by default there is none: the last look is at the stacks.
     """
     rows = engines.of_engine(table, kind)
-    part = rows["x_key"].map(lambda key: int(key[:4], 16) % 100)
-    return rows.assign(split=np.where(part < 85, "fit", "test"))
+    part = rows["x_key"].map(percentile)
+    return rows.assign(split=np.select([part < shares[0], part < shares[1]], ["fit", "test"], "reserve"))
 
 
 def predicted_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> float:
@@ -84,8 +91,13 @@ def predicted_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> fl
 
     *kernels*: a kernel model part, or its name.
     """
+    return sum(predicted_phases_s(case, device, kernels, ids).values())
+
+
+def predicted_phases_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> dict[str, float]:
+    """Return the seconds of ``predicted_s`` by phase (``moesim.sim.cost.PHASES``), all layers together."""
     from moesim.network import Network
-    from moesim.sim.cost import Batch
+    from moesim.sim.cost import PHASES, Batch
     from moesim.sim.expert_parallel import DispatchCombine
 
     step, count = case.step, len(case.step.contexts)
@@ -97,7 +109,8 @@ def predicted_s(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> fl
                   np.zeros(len(prompts), np.int64), rows[:new],
                   np.arange(count) + len(prompts), np.array(step.contexts, np.int64), zeros, rows[new:], none, none)
     network = Network.of(inputs.scenario.hardware, inputs.scenario.balancing, 0)
-    return float(DispatchCombine(inputs, network).step(batch).seconds.sum())
+    seconds = DispatchCombine(inputs, network).step(batch).seconds.sum(axis=(0, 2))
+    return dict(zip(PHASES, map(float, seconds), strict=True))
 
 
 def _inputs(case: Case, device: Device, kernels: Any, ids: np.ndarray) -> Any:

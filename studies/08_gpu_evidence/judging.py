@@ -9,22 +9,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from offloading import offload
 
-from moesim import config, kernels
+from moesim import config, kernels, trace_stats
 from moesim.hardware import Device
-from moesim.kernels.fitting import compared
-from moesim.kernels.measurements import checked
+from moesim.kernels.fitting import compared, judge
+from moesim.kernels.measurements import Measurements, checked
 from moesim.measure import validate
 from moesim.measure.blocks import layer_stack
 from moesim.measure.stack import Step
 from moesim.model import ModelSpec
+from moesim.trace import read_trace
 
 # Held-out errors to reach, median / mean / p90 in percent; steps median / worst; offload median. Set before measuring.
 BARS = {"gemm": (4, 7, 15), "moe": (4, 8, 17), "attention_decode": (4, 6, 13), "attention_prefill": (6, 10, 22)}
 STEP_BAR, OFFLOAD_BAR = (5, 12), 10
 NEEDED = ("kernels/engine.parquet", "kernels/measurements.parquet", "kernels/device.yaml", "kernels/environment.json",
           "steps/others.parquet")
-OPERATOR_COLUMNS = ["op", "median", "mean", "p90", "bias", "shapes", "bar_median", "bar_mean", "bar_p90"]
+SHORTEST_S = 5e-6  # shorter kernels are not judged: the bars are for longer ones
 FEW = 64  # tokens, up to which all inputs of a step are priced: their routings differ
 
 
@@ -41,7 +43,11 @@ class Found:
     points: pd.DataFrame                     # of kernels.fitting.compared
     steps: pd.DataFrame
     offload: pd.DataFrame
+    no_offload: str                          # why there are no rows of it; "" if there are
     said: dict[str, dict[str, Any]] = field(default_factory=dict)  # of every piece
+    standing: dict[str, str] = field(default_factory=dict)         # of every piece: done, cut, open, failed
+    losses: pd.DataFrame | None = None                             # of training: step, tokens, loss, every domain
+    routing: pd.DataFrame | None = None                            # of the captured trace, by layer
 
 
 def judged(folder: Path, model: Any = None) -> Found:
@@ -56,20 +62,36 @@ def judged(folder: Path, model: Any = None) -> Found:
                           "out/h200 until it says that all is done, and unpack out/h200.tar.gz there")
     environment = json.loads((folder / "kernels/environment.json").read_text(encoding="utf-8"))
     device = config.load(Device, folder / "kernels/device.yaml")
-    table = validate.to_fit(pd.read_parquet(folder / "kernels/engine.parquet"), environment["kind"])
+    kind = environment["kind"]
+    table = validate.to_fit(pd.read_parquet(folder / "kernels/engine.parquet"), kind, validate.HELD_OUT)
     measurements = checked(table, str(folder / "kernels"))
-    fitted = kernels.fit(measurements, device, model=model or validate.MODEL[environment["kind"]])
+    fitted = kernels.fit(measurements, device, model=model or validate.MODEL[kind])
     said = {f.parent.name: json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*/said.json"))}
-    return Found(environment, operators(fitted.info, repeated(folder, table)), compared(fitted, measurements),
-                 steps(folder, device, fitted.model, environment["dtype"]), offload(folder), said)
+    summary = folder / "summary.json"
+    pieces = json.loads(summary.read_text(encoding="utf-8"))["pieces"] if summary.exists() else {}
+    return Found(environment, operators(fitted, measurements, repeated(folder, table)), compared(fitted, measurements),
+                 steps(folder, device, fitted.model, environment["dtype"]), *offload(folder, device, fitted, kind),
+                 said, {name: piece["is"] for name, piece in pieces.items()}, *trained(folder))
+
+
+def trained(folder: Path) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """Return the losses of training, and what the captured trace's routing is like by layer; None of what is not there.
+    """
+    losses, trace = folder / "training/loss.csv", folder / "capture/trace.parquet"
+    return (pd.read_csv(losses) if losses.exists() else None,
+            trace_stats.per_layer(read_trace(trace)).reset_index() if trace.exists() else None)
 
 
 def repeated(folder: Path, first: pd.DataFrame) -> pd.DataFrame:
-    """Return how far the second pass is from the *first*, by operator: median, mean, p90 in percent, points."""
+    """Return how far the second pass is from the *first*, by operator: median, mean, p90 in percent, points.
+
+    Of the points that are judged.
+    """
     file = folder / "again/engine.parquet"
     columns = ["noise_median", "noise_mean", "noise_p90", "repeated"]
     if not file.exists():
         return pd.DataFrame(columns=columns)
+    first = first[(first["split"] == "test") & (first["time_s"] >= SHORTEST_S)]
     plain = [t[(t["status"] == "ok") & ~t["sentinel"]][["op", "x_key", "time_s"]]
              for t in (first, pd.read_parquet(file))]
     both = plain[0].merge(plain[1], on=["op", "x_key"], suffixes=("", "_again"))
@@ -79,14 +101,24 @@ def repeated(folder: Path, first: pd.DataFrame) -> pd.DataFrame:
                                  strict=True)))
 
 
-def operators(info: dict[str, Any], noise: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per operator: errors on shapes that were not fitted, their bars, the noise of a second pass."""
+def operators(fitted: kernels.KernelModel, measurements: Measurements, noise: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per operator: errors on shapes that were not fitted, their bars, the noise of a second pass.
+
+    ``reserve_``: errors on the shapes that nothing was chosen by. Kernels below ``SHORTEST_S`` do not count.
+    """
+    long = Measurements(measurements.table[measurements.table["time_s"] >= SHORTEST_S])
+    known = {prefix: judge(fitted, long, (part,)) for prefix, part in (("", "test"), ("reserve_", "reserve"))}
     rows = []
-    for op, error in info["accuracy"].items():
-        bar = BARS.get(op, (np.nan,) * 3)
-        rows.append({"op": op, "median": error.median, "mean": error.mean, "p90": error.p90, "bias": error.bias,
-                     "shapes": error.rows, "bar_median": bar[0], "bar_mean": bar[1], "bar_p90": bar[2]})
-    return pd.DataFrame(rows, columns=OPERATOR_COLUMNS).merge(noise, left_on="op", right_index=True, how="left")
+    for op in dict.fromkeys([*known[""], *known["reserve_"]]):
+        row: dict[str, Any] = {"op": op}
+        for prefix, errors_of in known.items():
+            error = errors_of.get(op)
+            row |= {f"{prefix}{name}": getattr(error, name, np.nan) for name in ("median", "mean", "p90", "bias")}
+            row[f"{prefix}shapes"] = error.rows if error else 0
+        rows.append(row | dict(zip(("bar_median", "bar_mean", "bar_p90"), BARS.get(op, (np.nan,) * 3), strict=True)))
+    columns = ["op", "median", "mean", "p90", "bias", "shapes"]
+    found = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    return found.merge(noise, left_on="op", right_index=True, how="left")
 
 
 def steps(folder: Path, device: Device, model: Any, dtype: str) -> pd.DataFrame:
@@ -101,6 +133,7 @@ def steps(folder: Path, device: Device, model: Any, dtype: str) -> pd.DataFrame:
         kind = "mixed" if row["x_batch"] and row["x_prompt"] else "decode" if row["x_batch"] else "prefill"
         rows.append({"model": row["x_model"], "kind": kind, "prompt": row["x_prompt"], "chunk": row["x_chunk"],
                      "batch": row["x_batch"], "context": row["x_context"], "routing": row["routing"],
+                     "spread_percent": 100 * (row["time_p90_s"] - row["time_p10_s"]) / row["time_s"],
                      "measured_s": row["time_s"], "predicted_s": guess,
                      "error_percent": 100 * (guess / row["time_s"] - 1)})
     return pd.DataFrame(rows).sort_values(["model", "kind", "prompt", "batch", "context", "routing"],
@@ -129,46 +162,6 @@ def choices(loads: Any, tokens: int) -> np.ndarray:
                              f"{tokens} tokens; measure the step again")
         found.append(np.repeat(np.arange(len(counts)), counts).reshape(-1, tokens).T)
     return np.stack(found, axis=1)
-
-
-def offload(folder: Path) -> pd.DataFrame:
-    """Return a row per measured run with experts on the host: tokens/s measured and predicted, error in percent.
-
-    Predicted: the step with all experts on the device, and for every byte that was fetched the seconds of the measured
-    copy of the size nearest to an expert's; with prefetch the longer of the two. Hit rates are the measured ones.
-    """
-    file = folder / "offload/others.parquet"
-    table = pd.read_parquet(file) if file.exists() else pd.DataFrame()
-    if table.empty:
-        return table
-    table = table[(table["op"] == "offload") & (table["status"] == "ok") & ~table["sentinel"]]
-    resident = table[table["x_resident"] == 1].set_index("x_batch")["time_s"]
-    rows = []
-    for row in table[(table["x_resident"] < 1) & table["x_batch"].isin(resident.index)].to_dict("records"):
-        per_byte = copy_s_per_byte(folder, row["x_model"])
-        base, fetch = float(resident[row["x_batch"]]), row["x_bytes_per_step"] * per_byte
-        guess = max(base, fetch) if row["impl"] == "lru_prefetch" else base + fetch
-        rows.append({"model": row["x_model"], "fetch": row["x_fetch"], "ahead": row["impl"] == "lru_prefetch",
-                     "resident": row["x_resident"], "batch": row["x_batch"], "hit_rate": row["x_hit_rate"],
-                     "measured_tok_s": row["x_batch"] / row["time_s"], "predicted_tok_s": row["x_batch"] / guess,
-                     "error_percent": 100 * (row["time_s"] / guess - 1)})
-    found = pd.DataFrame(rows)
-    return found.sort_values(["ahead", "resident", "batch"], ignore_index=True) if rows else found
-
-
-def copy_s_per_byte(folder: Path, model: str) -> float:
-    """Return the seconds per byte of copies from pinned memory of about the size of an expert's smaller matrix.
-
-    On a CPU, of memcpy: its rows count bytes read and written.
-    """
-    table = pd.read_parquet(folder / "kernels/measurements.parquet")
-    for impl, counted in (("h2d_pinned_1", 1), ("host_memcpy", 2)):
-        rows = table[(table["op"] == "copy") & (table["status"] == "ok") & (table["impl"] == impl)]
-        if len(rows):
-            spec = layer_stack.model(model, str(table["dtype"].iloc[0]))
-            near = rows.iloc[int(np.argmin(np.abs(np.log(rows["bytes"] / counted / (spec.expert_bytes / 3)))))]
-            return float(near["time_s"] / near["bytes"] * counted)
-    raise NotMeasured(f"{folder / 'kernels'}: no copy from the host was measured; measure the block host_copy")
 
 
 def errors(table: pd.DataFrame) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -13,9 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from moesim import measure, whole
 from moesim.kernels import ops
-from moesim.measure import Options, ceilings, timing
+from moesim.measure import Options, ceilings, timing, validate
 from moesim.measure.journal import Journal
 from moesim.measure.runner import DeviceLost
 
@@ -24,7 +27,8 @@ STACK, OFFLOAD, REST = ("layer_stack",), ("offload",), ("energy", "interference"
 OPERATORS = ("activated_experts", "attention_decode", "attention_prefill", "dense_gemm", "elementwise", "experts",
              "host_copy", "launch", "memory", "router")
 CLOSING_S = {"cuda": 6.0, "cpu": 0.3}  # to write tables after the last point (assumed)
-REPEATED = 85  # per cent of the shapes are fitted (moesim.measure.validate.to_fit); those above are measured again
+CHECKED = ("attention_decode", "dense_gemm", "elementwise")  # of their sentinels one each is measured in other pieces
+CHECK_S = 2.5  # for that, at most, and one point
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,10 @@ def rest(job: Job) -> int:
 
 
 def again(job: Job) -> int:
-    """Measure the operators that no fit sees a second time: how far may a model be off at best?"""
-    known = Journal(job.out / "kernels").rows
-    keys = frozenset(row["x_key"] for row in known
-                     if row["status"] == "ok" and row["op"] in ops.OPS and int(row["x_key"][:4], 16) % 100 >= REPEATED)
+    """Measure the operators that a fit is judged by a second time: how far may a model be off at best?"""
+    known, judged = Journal(job.out / "kernels").rows, range(*validate.HELD_OUT)
+    keys = frozenset(row["x_key"] for row in known if row["status"] == "ok" and row["op"] in ops.OPS
+                     and validate.percentile(row["x_key"]) in judged)
     if not keys:
         raise ValueError(f"{job.out / 'kernels'}: no operator was measured that could be measured again")
     return measured(job, "again", OPERATORS, keys)
@@ -88,9 +92,50 @@ def capture(job: Job) -> int:
     return DONE if part.record_trace(job.out, job.device, job.left_s()) else AGAIN
 
 
+def check(job: Job, target: measure.Target, name: str) -> None:
+    """Measure a few of the kernels' sentinels, once, into *name*/sentinels: is the machine still as it was?
+
+    Where kernels have no sentinels (a CPU, which measures everything in several rounds), any of their points.
+    """
+    rows = [row for row in Journal(job.out / "kernels").rows if row["status"] == "ok" and row["x_block"] in CHECKED]
+    first: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: (not row["sentinel"], row["x_key"])):
+        first.setdefault(row["x_block"], row["x_key"])
+    if not first or (job.out / name / "sentinels").exists():
+        return
+    (job.out / name / "sentinels").mkdir(parents=True)
+    options = Options(tuple(first), CHECK_S, effort=job.effort, keys=frozenset(first.values()), stop_s=CHECK_S)
+    try:
+        measure.measure(target, job.out / name / "sentinels", options)
+    except DeviceLost:
+        raise
+    except Exception as error:  # whatever it is: the piece can do without
+        print(f"sentinels: {type(error).__name__}: {error}")
+    if target.kind == "cuda":  # what follows needs nearly all memory
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def changed(out: Path, name: str) -> dict[str, float]:
+    """Return how far *name*/sentinels are from the kernels' rows of the same points, in percent; {} without any."""
+    times: list[dict[str, list[float]]] = [{}, {}]
+    for place, found in zip(("kernels", f"{name}/sentinels"), times, strict=True):
+        for row in Journal(out / place).rows if (out / place).exists() else ():
+            if row["status"] == "ok":
+                found.setdefault(row["x_key"], []).append(row["time_s"])
+    before, now = times
+    apart = np.array([100 * (np.median(now[key]) / np.median(before[key]) - 1) for key in now if key in before])
+    return {"median": float(np.median(apart)), "worst": float(abs(apart).max()), "points": len(apart)} if len(
+        apart) else {}
+
+
 def measured(job: Job, name: str, blocks: tuple[str, ...], keys: frozenset[str] | None = None) -> int:
     """Measure *blocks* into the folder *name*; write its tables, the device and what came out."""
     target, folder, turns = measure.find(job.device, threads=0), job.out / name, [0, 1]
+    if blocks in (STACK, OFFLOAD):
+        check(job, target, name)
 
     def moved(done: int, total: int) -> None:
         turns[:] = [done, total]
@@ -99,13 +144,17 @@ def measured(job: Job, name: str, blocks: tuple[str, ...], keys: frozenset[str] 
     left_s = job.left_s() - closing_s
     gone_s = job.spent_s + job.seconds - left_s + 0.5 * closing_s  # the budget ends before this call is stopped
     options = Options(blocks, job.share_s, effort=job.effort, spent_s=gone_s, keys=keys, stop_s=max(left_s, 0.5))
+    todo = measure.planned(target, options)
     try:
         measure.measure(target, folder, options, moved)
     finally:
         journal = Journal(folder)
         journal.export(target.kind)
         tell(folder, {"rows": len(journal.rows), "failed_rows": sum(row["status"] != "ok" for row in journal.rows),
-                      "turns": turns, "drift_percent": measure.drift(journal)})
+                      "turns": turns, "drift_percent": measure.drift(journal),
+                      "points": {"measured": len({row["x_key"] for row in journal.rows if row["status"] == "ok"}),
+                                 "planned": len(todo.items), "all": len(todo.items) + sum(todo.left_out.values())},
+                      "against_kernels_percent": changed(job.out, name) if blocks in (STACK, OFFLOAD) else {}})
     if name == "kernels":
         with contextlib.suppress(ValueError):  # too few rows yet: the next call has more
             described = ceilings.device(target, journal.table())

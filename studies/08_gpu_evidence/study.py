@@ -17,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import figures
 import pages
 from judging import NotMeasured, judged
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     place.mkdir(parents=True, exist_ok=True)
     for name, table in (("operators", found.operators), ("steps", found.steps), ("offload", found.offload)):
         table.round(6 if name == "operators" else 9).to_csv(place / f"{name}.csv", index=False)
-    pages.draw(found, place / "figures")
+    figures.draw(found, place / "figures")
     page = PAGE if options.out is None else place / "page.md"
     told = pages.text(found, os.path.relpath(place / "figures", page.parent))
     before = PAGE.read_text(encoding="utf-8")

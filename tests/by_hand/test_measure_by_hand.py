@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 
 from moesim.hardware import Device  # noqa: E402
 from moesim.kernels.models.roofline import Roofline  # noqa: E402
-from moesim.measure import ceilings, energy, target, timing, validate  # noqa: E402
+from moesim.measure import ceilings, energy, environment, target, timing, validate  # noqa: E402
 from moesim.measure.blocks.layer_stack import small  # noqa: E402
 from moesim.measure.plan import Item, plan  # noqa: E402
 from moesim.measure.point import Point, Unavailable, Work  # noqa: E402
-from moesim.measure.runner import drift  # noqa: E402
+from moesim.measure.runner import Options, drift, planned  # noqa: E402
 from moesim.measure.stack import Step  # noqa: E402
 from moesim.measure.target import Target  # noqa: E402
 
@@ -58,6 +58,40 @@ def test_groups_stay_together_and_the_rest_is_shuffled() -> None:
     assert [len(list(run)) for group, run in itertools.groupby(groups) if group] == [3, 3]
     some = [item(i, 1.0, group="a", anchor=i == 4) for i in range(6)]
     assert [plan({"b": some}, float("inf"), seed).items[0].point.shapes["m"] for seed in range(5)] == [4] * 5
+
+
+def test_what_comes_after_is_taken_and_run_last() -> None:
+    """Four of six fit: both of 0, then of the others, of which the long one is last. B is still there after its first.
+    """
+    def late(m: int, group: str, after: int, cost_s: float = 10.0) -> Item:
+        return Item("b", Point("gemm", {"m": m, "n": 1, "k": 1}, "linear", group=group, after=after), cost_s)
+
+    items = [late(0, "a", 0), late(1, "a", 1), late(2, "a", 2, 30.0), late(3, "b", 0), late(4, "b", 1), late(5, "b", 1)]
+    for seed in range(4):
+        found = [i.point for i in plan({"b": items}, 51.0 / 0.9, seed).items]
+        groups, rest = [p.group for p in found], [p.group for p in found if p.after]
+        assert [p.after for p in found] == [0, 0, 1, 1, 1] and sorted(groups[:2]) == ["a", "b"]
+        assert rest == sorted(rest, reverse=groups[1] == "b"), "those of the group that was built last come first"
+
+
+def test_half_of_the_time_measures_every_step_of_an_h200() -> None:
+    gpu = Target("cuda", "H200", "bf16", 130e9, 256e6, 132, 400e12, 2e12)
+    steps, shapes = [planned(gpu, Options(("layer_stack",), budget_s=s)).items for s in (170.0, np.inf)], []
+    for items in steps:
+        shapes.append({tuple(sorted(i.point.extra.items())) for i in items})
+    assert shapes[0] == shapes[1] and len(steps[0]) > 1.5 * len(shapes[0])
+    assert len({i.point.routing for i in steps[0] if i.point.after == 0}) == 3
+
+
+def test_what_a_driver_says_is_kept_and_none_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.details() == []
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho ' Clocks'\necho\necho '   SM : 1980 MHz'\n")
+    program.chmod(0o755)
+    assert environment.details() == [" Clocks", "   SM : 1980 MHz"]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert environment.details() == []
 
 
 def test_a_replay_is_one_call_or_several_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:

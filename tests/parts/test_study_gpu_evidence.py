@@ -13,16 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from moesim.measure import ceilings, timing  # noqa: E402
-from moesim.measure.blocks.layer_stack import small  # noqa: E402
+from moesim.measure import timing  # noqa: E402
 from moesim.measure.target import Target  # noqa: E402
 
-MODULES = ("evidence", "pieces", "texts", "training", "judging", "pages", "study")
+MODULES = ("evidence", "pieces")
 CPU = Target("cpu", "a CPU", "fp32", 2e9, 4e6, 1, 20e9, 8e9)
 ONCE = timing.Effort(warmups=1, replays=1)
 
@@ -202,53 +200,6 @@ def test_missing_packages_are_named(parts: SimpleNamespace, monkeypatch: pytest.
     assert "this Python cannot import not_there_at_all (ModuleNotFoundError: No module named" in told
 
 
-@pytest.fixture(scope="module")
-def measured(parts: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A CPU's operators, steps, offload and second pass, each point once; points take no time, so all are measured."""
-    out = tmp_path_factory.mktemp("cpu")
-    with pytest.MonkeyPatch.context() as models:
-        models.setattr("moesim.measure.blocks.layer_stack.model", tiny)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("moesim.measure.runner.time.monotonic", lambda: 0.0)
-            patch.setattr("moesim.measure.find", lambda *args, **options: CPU)
-            patch.setattr("moesim.measure.timing.CPU_SECONDS", 0.001)
-            for name, share in (("kernels", 0.55), ("steps", 0.5), ("offload", 0.6), ("again", 0.6)):
-                assert run_piece(parts, out, name, share) == 0
-        table = parts.pieces.Journal(out / "kernels").table()  # a tiny ring lies in caches: above the peak
-        above = ceilings.device(CPU, table.assign(time_s=table["time_s"] / 100))
-        (out / "kernels/device.yaml").write_text(ceilings.as_yaml(above))
-        yield out
-
-
-def tiny(name: str, dtype: str) -> Any:
-    return small(name, dtype, hidden=64, layers=2, experts=int(name[6:]), top_k=2, ffn=32, heads=(4, 2, 16))
-
-
-def run_piece(parts: SimpleNamespace, out: Path, name: str, share: float) -> int:
-    return int(parts.pieces.PIECES[name](parts.pieces.Job(out, "cpu", share, 0.0, share, 0.0, ONCE)))
-
-
-def test_the_page_has_what_was_measured(parts: SimpleNamespace, measured: Path, tmp_path: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts.judging, "FEW", 0)  # of several routings of one step, price one
-    assert parts.study.main(["--measurements", str(measured), "--out", str(tmp_path), "--model", "roofline"]) == 0
-    page = (tmp_path / "page.md").read_text()
-    steps = pd.read_csv(tmp_path / "steps.csv")
-    assert len(steps) and (steps["predicted_s"] > 0).all() and "Not trained." in page
-    assert steps["error_percent"].tolist() == pytest.approx(
-        (100 * (steps["predicted_s"] / steps["measured_s"] - 1)).tolist(), abs=1e-3)
-    assert f"| all | all | {steps['error_percent'].abs().median():.1f} |" in page
-    assert "| kernels |" in page and (tmp_path / "figures/steps.png").stat().st_size > 1000
-    assert "No H200 measurements" not in page
-
-
-def test_a_second_pass_measures_what_is_judged(parts: SimpleNamespace, measured: Path) -> None:
-    again = parts.pieces.Journal(measured / "again").rows
-    assert again and all(int(row["x_key"][:4], 16) % 100 >= 85 for row in again)
-    first = {row["x_key"] for row in parts.pieces.Journal(measured / "kernels").rows}
-    assert {row["x_key"] for row in again} <= first
-
-
 def test_a_piece_that_was_stopped_goes_on(parts: SimpleNamespace, tmp_path: Path,
                                           monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts.pieces, "OPERATORS", ("memory",))
@@ -267,50 +218,6 @@ def test_a_piece_that_was_stopped_goes_on(parts: SimpleNamespace, tmp_path: Path
     rows = parts.pieces.Journal(tmp_path / "kernels").rows
     assert (tmp_path / "kernels/rows.jsonl").read_text().startswith(before)
     assert len({(r["x_key"], r["x_turn"]) for r in rows}) == len(rows)
-
-
-def test_without_measurements_nothing_is_written(parts: SimpleNamespace, measured: Path, tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    page = parts.study.PAGE.read_bytes()
-    assert parts.study.main(["--measurements", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "kernels/engine.parquet" in error and "nothing is shown that was not measured" in error
-    assert "evidence.py --out out/h200" in error
-    assert parts.study.main(["--measurements", str(measured), "--model", "roofline"]) == 2
-    assert "and the page is about an H200; give --out FOLDER" in capsys.readouterr().err
-    assert parts.study.PAGE.read_bytes() == page
-
-
-def test_choices_give_the_loads(parts: SimpleNamespace) -> None:
-    """Two tokens, two choices each: expert 0 twice, 1 and 2 once."""
-    found = parts.judging.choices([[2, 1, 1], [0, 2, 2]], 2)
-    assert found.tolist() == [[[0, 1], [1, 2]], [[0, 2], [1, 2]]]
-    for wrong in ([3, 0, 1], [2, 1, 0]):
-        with pytest.raises(ValueError, match="are none of 2 tokens; measure the step again"):
-            parts.judging.choices([wrong], 2)
-
-
-def test_offload_is_the_resident_step_and_the_copies(parts: SimpleNamespace, tmp_path: Path) -> None:
-    """1 s with all experts there; 3 GB at 1 GB/s: 4 s after one another, 3 s if fetched ahead."""
-    from moesim.measure.journal import as_table
-
-    def row(impl: str, resident: float, seconds: float, moved: float) -> dict[str, Any]:
-        return {"op": "offload", "impl": impl, "time_s": seconds, "status": "ok", "cold": True, "sentinel": False,
-                "x_resident": resident, "x_batch": 2, "x_model": "small-16", "x_fetch": "pinned",
-                "x_hit_rate": 0.5, "x_bytes_per_step": moved}
-
-    copy = {"op": "copy", "impl": "h2d_pinned_1", "bytes": 2e6, "time_s": 2e-3, "dtype": "fp32", "status": "ok",
-            "cold": True, "sentinel": False}
-    far = copy | {"bytes": 1e9, "time_s": 0.5}
-    for name, table in (("kernels/measurements", [far, copy]),
-                        ("offload/others", [row("lru", 1.0, 1.0, 0.0), row("lru", 0.5, 5.0, 3e9),
-                                            row("lru_prefetch", 0.5, 2.4, 3e9)])):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / f"{name}.parquet").write_bytes(as_table(table).to_parquet(index=False))
-    found = parts.judging.offload(tmp_path)
-    assert found["predicted_tok_s"].tolist() == pytest.approx([2 / 4, 2 / 3])
-    assert found["error_percent"].tolist() == pytest.approx([25.0, -20.0]), "of tokens per second"
 
 
 @pytest.mark.slow

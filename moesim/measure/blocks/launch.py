@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NODES = (1, 10, 100, 1000, 3000)  # dependent kernels of a graph: slope and intercept
 EAGER = 1000                      # kernels launched one after the other
+# What a layer that no graph holds costs the CPU that starts it, by the code of moesim.measure.offload: all but experts;
+# as many experts; the guess of the next layer's experts; one copy from pinned memory.
+SUBMITTED = ("layer_submit", "experts_submit_8", "experts_submit_64", "guess_submit", "copy_submit")
 CPU = ("empty_call", "view", "add", "linear")
 
 
@@ -35,7 +38,8 @@ class Launch:
             return [Point("launch", {}, impl, cold=False, guess_s=2e-6) for impl in CPU]
         found = [Point("launch", {}, f"{what}_{n}", cold=False, whole_s=0.05 + 1e-4 * n, extra={"nodes": n})
                  for what in ("graph", "graph_submit") for n in NODES]
-        return found + [Point("launch", {}, impl, cold=False, whole_s=0.1) for impl in _own()]
+        found += [Point("launch", {}, impl, cold=False, whole_s=0.1) for impl in _own()]
+        return found + [Point("launch", {}, impl, cold=False, whole_s=0.5) for impl in SUBMITTED]
 
     def work(self, point: Point, bench: Bench) -> Work:
         """Return the thing itself (CPU), or a measurement of its own (GPU)."""
@@ -43,6 +47,8 @@ class Launch:
             return Work([_on_cpu(point.impl)])
         if point.impl.startswith("graph"):
             return Work(own=lambda: _graph(point.extra["nodes"], point.impl.startswith("graph_submit")))
+        if point.impl in SUBMITTED:
+            return Work(own=lambda: _submitted(point.impl, bench.target))
         return Work(own=_own()[point.impl])
 
 
@@ -164,3 +170,37 @@ def _to_host() -> Timing:
     """Time of bringing four bytes to the CPU: what every sampled token costs."""
     x = _small()[:1]
     return _repeated(lambda: _clock_s(lambda: x.item()))
+
+
+def _submitted(what: str, target: Target) -> Timing:
+    """Time the CPU takes to start *what* of a layer so narrow that the device is never waited for longer than it must.
+
+    One decode step of 8 sequences, as an offloaded stack runs it; the heads are those of Qwen3-30B-A3B.
+    """
+    import torch
+
+    from moesim.measure import layers
+    from moesim.measure.blocks.layer_stack import small
+    from moesim.measure.offload import ExpertCache, to_host
+    from moesim.measure.stack import Stack, Step
+
+    model = small(what, target.dtype, hidden=256, layers=4, experts=64, top_k=8, ffn=64, heads=(32, 4, 128))
+    stack, step = Stack(model, target), Step(contexts=(64,) * 8)
+    hidden = stack.hidden(step)
+    if what == "layer_submit":
+        run = stack.runner(step, stack.cache(step), lambda layer, normed, share, ids: normed)
+        return _repeated(lambda: _clock_s(lambda: run(hidden), wait_after=True) / model.layers)
+    if what == "guess_submit":
+        gate, bias = stack.layers[0]["gate"], stack.layers[0]["bias"]
+        return _repeated(lambda: _clock_s(lambda: layers.gate(hidden, gate, 8, bias)[1].unique().tolist()))
+    host = to_host(stack)
+    if what == "copy_submit":
+        to = torch.empty_like(hidden)
+        source = host[0][1].flatten()[: hidden.numel()].view(hidden.shape)
+        return _repeated(lambda: _clock_s(lambda: [to.copy_(source, non_blocking=True) for _ in range(100)],
+                                          wait_after=True) / 100)
+    cache, used = ExpertCache(stack, host, 64), int(what.rpartition("_")[2])
+    cache.need(0, list(range(64)))
+    ids = torch.arange(used, device=target.kind).view(-1, 8)
+    share = torch.full(ids.shape, 1 / 8, dtype=hidden.dtype, device=target.kind)
+    return _repeated(lambda: _clock_s(lambda: cache.run(0, hidden[: len(ids)], share, ids), wait_after=True))

@@ -37,6 +37,7 @@ STEPS = {
 SKEWS = {"uniform": 0.0, "zipf": routing.ZIPF}
 ROUTINGS = (*SKEWS, "trace")  # the last: experts as popular as in
 TRACE = "workloads/traces/reference-moe.parquet"
+LONG = 4096  # new tokens, from which a step takes tens of seconds to measure
 INPUTS = 4  # sets of hidden states in turn: a step does not choose the experts of the one before
 
 
@@ -45,8 +46,11 @@ class LayerStack:
     """Measure ``step``."""
 
     def points(self, target: Target) -> list[Point]:
-        """Return models x steps x routings, as far as weights and caches fit."""
-        found = []
+        """Return models x steps x routings, as far as weights and caches fit.
+
+        Every step comes with one routing before any comes with another, and long steps come with others last.
+        """
+        found: list[Point] = []
         for name in MODELS[target.kind]:
             spec = model(name, target.dtype)
             for prompt, new, batch, context in STEPS[target.kind]:
@@ -57,7 +61,9 @@ class LayerStack:
                 flop = 2.0 * tokens * spec.active_parameters
                 guess = (size / target.bytes_per_s + flop / target.flop_per_s) / REACHED
                 extra = {"model": name, "prompt": prompt, "chunk": new, "batch": batch, "context": context}
-                found += [Point("step", {}, "stack", routing=kind, guess_s=guess, group=name, extra=extra)
+                turn = len(found) // len(ROUTINGS)
+                found += [Point("step", {}, "stack", routing=kind, guess_s=guess, group=name, extra=extra,
+                                after=0 if kind == ROUTINGS[turn % len(ROUTINGS)] else 2 if tokens > LONG else 1)
                           for kind in ROUTINGS]
         return found
 

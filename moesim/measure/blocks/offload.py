@@ -35,7 +35,7 @@ LINK = {"cuda": 40e9, "cpu": 5e9}  # bytes per second of fetches, to guess times
 
 @part
 class Offload:
-    """Measure ``offload``: seconds of a step; hit rate and bytes fetched as columns."""
+    """Measure ``offload``: seconds of a step; experts used (hits, misses) and bytes fetched as columns."""
 
     def points(self, target: Target) -> list[Point]:
         """Return resident shares x batches x (no prefetch, prefetch); none if the device cannot hold all experts."""
@@ -49,7 +49,7 @@ class Offload:
                 step_s = 0.1 * spec.total_bytes / target.bytes_per_s / REACHED + fetched / LINK[target.kind]
                 found += [Point("offload", {}, "lru_prefetch" if ahead else "lru", routing="zipf",
                                 whole_s=0.1 + step_s * (STEPS + WARM), group="offload", anchor=resident == 1,
-                                extra={"model": spec.name, "resident": resident, "batch": batch,
+                                extra={"model": MODEL[target.kind], "resident": resident, "batch": batch,
                                        "fetch": "memcpy" if target.kind == "cpu" else "pinned"})
                           for ahead in ((False, True) if resident < 1 else (False,))]
         return found
@@ -75,6 +75,9 @@ class Offload:
             samples = [_step_s(decode, stack.hidden(step), target.kind) for _ in range(STEPS)]
             asked = run.cache.hits + run.cache.misses
             return Timing(samples, {"hit_rate": run.cache.hits / asked, "bytes_per_step": run.cache.moved_bytes / STEPS,
+                                    "hits_per_step": run.cache.hits / STEPS,
+                                    "misses_per_step": run.cache.misses / STEPS,
+                                    "context": CONTEXT[target.kind],
                                     "tokens_per_s": batch / float(np.median(samples))})
 
         return Work(own=own)
