@@ -65,6 +65,12 @@ class Found(NamedTuple):
     noted: np.ndarray  # int64 [1]: rows of it that are in use
 
 
+def make_found(layers: int, hits: int = 0, dropped: int = 0, ahead: int = 0) -> Found:
+    """Return room for what comes out, of accesses and loads only as many as are to be noted."""
+    return Found(np.zeros((layers, 5), np.int64), np.zeros(hits, np.uint8), np.zeros(dropped, np.uint8),
+                 np.zeros((ahead, 2), np.int32), np.zeros(1, np.int64))
+
+
 def make_store(layer_of: np.ndarray, size: np.ndarray, rooms: np.ndarray, firsts: np.ndarray) -> Store:
     """Return empty caches of *rooms* for keys of *size*, in layers *layer_of*, first used at *firsts* (or nothing)."""
     n_keys = len(layer_of)

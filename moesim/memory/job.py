@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from moesim.memory.arrays import Found, Given, Store, Stream, make_store
+from moesim.memory.arrays import Found, Given, Store, Stream, make_found, make_store
 from moesim.memory.events import Events
 from moesim.memory.loops import insert, run
 from moesim.memory.terms import CacheError, Rule
@@ -97,8 +97,7 @@ class Job:
         """Replay the events under *rule*; say which accesses hit and which were dropped before the next, if asked."""
         events = self.events
         n = len(events.keys)
-        found = Found(np.zeros((events.n_layers, 5), np.int64), np.zeros(n * hits, np.uint8),
-                      np.zeros(n * dropped, np.uint8), np.zeros((0, 2), np.int32), np.zeros(1, np.int64))
+        found = make_found(events.n_layers, n * hits, n * dropped)
         run(rule.score, self._stream(rule.resets), self.given(rule), self.store(rule), found)
         return found
 

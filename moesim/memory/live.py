@@ -1,21 +1,24 @@
 """An expert cache that is asked pass by pass while a run goes on: the loop of a replay, one pass at a time.
 
+A replay has all passes before it begins. A run finds out what its next pass is as that begins, so here caches are kept
+from pass to pass, and what would have to look further is refused.
+
 >>> from moesim.registry import make
 >>> cache = LiveCache(make("cache_policy", "lru"), placed=np.array([3]), rooms=np.array([2]))
->>> [cache.ask(np.array([0, 2]), np.array(keys)).tolist() for keys in ([1, 2], [0, 1], [1, 2])]
+>>> [cache.ask(np.array([0, 2]), np.array(keys)).hit.tolist() for keys in ([1, 2], [0, 1], [1, 2])]
 [[False, False], [False, True], [True, False]]
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesim.memory.arrays import UNUSED, Found, Given, Stream, make_store
+from moesim.memory.arrays import UNUSED, Given, Stream, make_found
 from moesim.memory.events import Events
 from moesim.memory.job import Forecast, Job
-from moesim.memory.loops import insert, run
+from moesim.memory.loops import run
 from moesim.memory.setup import rooms_of
 from moesim.memory.terms import CacheError, Rule
 from moesim.registry import name_of
@@ -36,13 +39,25 @@ def rooms(capacity: Any, scope: str, placed: np.ndarray, expert_bytes: float) ->
     return np.minimum(found, experts)
 
 
+class Asked(NamedTuple):
+    """Say what a pass found.
+
+    hit     which of its keys were there as their layer began, bool [A]
+    ahead   event (layer) before which an expert was loaded ahead, and its number, int32 [n, 2]
+    unused  experts that had been loaded ahead, and left in this pass before a use
+    """
+
+    hit: np.ndarray
+    ahead: np.ndarray
+    unused: int
+
+
 class LiveCache:
     """The caches of one device, of *rooms* experts each (as ``rooms`` gives them); they begin empty.
 
     The experts of layer l have the numbers from ``firsts[l]`` on, ``placed[l]`` of them. *fit*: events of other
-    requests in these numbers, from which a policy may learn. ``ahead``: event (layer) before which an expert was loaded
-    ahead in the last pass, and its number, int32 [n, 2]; ``unused``: those that left in that pass before a use. Raises
-    ``CacheError`` for a policy that looks at what has not happened yet.
+    requests in these numbers, from which a policy may learn. Raises ``CacheError`` for a policy that looks at what has
+    not happened yet.
     """
 
     def __init__(self, policy: Any, placed: np.ndarray, rooms: np.ndarray, seed: int = 0, fit: Events | None = None):
@@ -54,19 +69,17 @@ class LiveCache:
         none = np.zeros(0, np.int64)
         nothing = Events(np.zeros(1, np.int64), _NO_KEYS, _NO_KEYS, np.zeros(0, np.float32), none, none, _NO_FLOATS,
                          layer_of, _NO_BYTES)
-        self._rule = looking_back(policy, Job(nothing, nothing, cache_of, rooms, size, fit, seed))
-        self._store = make_store(layer_of, size, rooms, _NO_FLOATS)
-        for k in () if self._rule.held is None else self._rule.held.tolist():
-            insert(k, int(cache_of[k]), self._store)
+        job = Job(nothing, nothing, cache_of, rooms, size, fit, seed)
+        self._rule = looking_back(policy, job)
+        self._store = job.store(self._rule)
         self._seed, self._passes = seed, 0
-        self.ahead, self.unused = np.zeros((0, 2), np.int32), 0
 
     def ask(self, starts: np.ndarray, keys: np.ndarray, fresh: bool = False,
-            forecast: Forecast | None = None) -> np.ndarray:
-        """Return which of *keys* are there as their layer begins, bool [A]; then admit what was missed.
+            forecast: Forecast | None = None) -> Asked:
+        """Return which of *keys* are there as their layer begins; then admit what was missed.
 
         Layer l of this pass uses keys[starts[l]:starts[l + 1]], ascending. *fresh*: every request is new in this pass.
-        *forecast*: what is expected of its layers; what is loaded ahead is written to ``ahead`` and ``unused``.
+        *forecast*: what is expected of its layers, and loaded ahead.
         """
         layers, rule, number = self.n_layers, self._rule, self._passes
         start = number * layers
@@ -80,12 +93,10 @@ class LiveCache:
         given = Given(_NO_FLOATS, _NO_BYTES, values, np.array(rule.parameters, np.float64), options,
                       *((np.zeros(0, np.int64), _NO_KEYS) if forecast is None else (forecast.starts, forecast.keys)))
         most = 0 if forecast is None else min(horizon, layers) * len(forecast.keys)
-        found = Found(np.zeros((layers, 5), np.int64), np.zeros(len(keys), np.uint8), _NO_BYTES,
-                      np.zeros((most, 2), np.int32), np.zeros(1, np.int64))
+        found = make_found(layers, hits=len(keys), ahead=most)
         run(rule.score, stream, given, self._store, found)
         self._passes += 1
-        self.ahead, self.unused = found.ahead[:found.noted[0]], int(found.counts[:, UNUSED].sum())
-        return found.hit.view(bool)
+        return Asked(found.hit.view(bool), found.ahead[:found.noted[0]], int(found.counts[:, UNUSED].sum()))
 
     def holds(self, keys: np.ndarray) -> np.ndarray:
         """Return which of *keys* are there now, bool [keys]; nothing changes."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.memory.arrays import Found, Stream
+from moesim.memory.arrays import Stream, make_found
 from moesim.memory.events import Events
 from moesim.memory.job import Job
 from moesim.memory.live import looking_back
@@ -62,8 +62,7 @@ def play(job: Job, rule: Rule, reroute: Any) -> Rerouted:
     cache = job.cache_of[events.layer * trace.n_experts]
     stream = Stream(starts, keys, events.time, events.step, events.layer, cache,
                     events.fresh[events.step] * np.uint8(rule.resets))
-    found = Found(np.zeros((events.n_layers, 5), np.int64), np.zeros(0, np.uint8), np.zeros(0, np.uint8),
-                  np.zeros((0, 2), np.int32), np.zeros(1, np.int64))
+    found = make_found(events.n_layers)
     together = Uses(np.ascontiguousarray(passes.rows, np.int64), np.ascontiguousarray(passes.starts, np.int64), uses,
                     np.zeros(trace.n_experts, np.int32))
     run_choosing(rule.score, swap.pick, tokens, together, stream, job.given(rule), job.store(rule), found)

@@ -23,6 +23,7 @@ from moesim.sim.expert_parallel import MODES
 from moesim.sim.halves import halves
 from moesim.sim.inputs import Inputs
 from moesim.sim.needs import Needs
+from moesim.sim.operators import Pricing
 from moesim.sim.record import Record
 from moesim.sim.replacing import Replacing
 from moesim.sim.replicated import Replicated
@@ -44,7 +45,7 @@ class Island:
         parallelism = scenario.parallelism
         kind = Replicated if parallelism.dispatch == "replicated" else MODES[parallelism.mode]
         self.costs = (ExpertDevices if parallelism.expert_devices else kind)(inputs, network)
-        self.offload = _offload(inputs)
+        self.offload = _offload(inputs, self.costs.operators)
         if self.offload is not None and self.offload.reroute is not None:
             self.costs.chosen = self.offload.reroute.chosen
         self._needs = Needs(scenario)
@@ -111,7 +112,7 @@ class Island:
         self._planned = self._plan() if self._scenario.engine.asynchronous else None
         costs = [self.costs.step(part, half) for half, part in enumerate(self._split(batch))]
         if self.offload is not None:
-            self.offload.put(costs[0], batch, self.costs.operators, self.now)
+            self.offload.put(costs[0], batch, self.now)
         self._shake(costs)
         starts = self._clock.run(costs)
         facts |= {"end_s": self.now, "load_max_over_mean": sum(c.load_max_over_mean for c in costs) / len(costs)}
@@ -186,13 +187,13 @@ class Island:
         return done
 
 
-def _offload(inputs: Inputs) -> Offload | None:
+def _offload(inputs: Inputs, operators: Pricing) -> Offload | None:
     """Return the expert caches that *inputs*' scenario asks for."""
     if inputs.scenario.cache is None:
         return None
     from moesim.sim.offload import Offload  # half a second, which other runs need not wait
 
-    return Offload(inputs)
+    return Offload(inputs, operators)
 
 
 def _first_devices(scenario: Scenario) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from moesim.memory.missed import Missed, Seconds
@@ -15,27 +17,27 @@ from moesim.sim.operators import ByCount, Pricing
 class Facts:
     """What a part *needs*. Raises ``ConfigError`` if that is gate weights, and the trace has no probabilities."""
 
-    def __init__(self, inputs: Inputs, needs: tuple[str, ...], link: Copies, host: AtHost | None):
+    def __init__(self, inputs: Inputs, needs: tuple[str, ...], link: Copies, host: AtHost | None, operators: Pricing):
         self._needs, self._link, self._host = needs, link, host
         self._weights = _weights(inputs) if "weights" in needs else None
-        self._device: ByCount | None = None
+        self._device = ByCount(lambda counts: operators.experts(counts[:, None, None]).ravel())  # one expert alone
 
-    def missed(self, cost: StepCost, batch: Batch, operators: Pricing, missing: np.ndarray, low: np.ndarray) -> Missed:
+    def missed(self, cost: StepCost, batch: Batch, missing: np.ndarray, low: np.ndarray) -> Missed:
         """Return what a part may see of the step of *batch*: *missing* and *low* [M, H, S], and what it needs."""
         tokens, routes = cost.expert_tokens, cost.routes
         assert tokens is not None and routes is not None, "asked only of models with experts"
         found = Missed(tokens, missing, low)
         if {"ranks", "weights"} & set(self._needs):
             ranks, weight = routes.ranks(tokens.shape, None if self._weights is None else self._weights[batch.rows])
-            found = Missed(tokens, missing, low, ranks, weight)
+            found = replace(found, ranks=ranks, weight=weight)
         if "seconds" in self._needs:
-            assert self._host is not None, "what compares costs compares the host's"
-            device = self._device = self._device or ByCount(
-                lambda counts: operators.experts(counts[:, None, None]).ravel())
-            of = found.of(missing)
-            seconds = Seconds(float(self._link.one_s), device(of), self._host.alone(of))
-            found = Missed(tokens, missing, low, found.ranks, found.weight, seconds)
+            found = replace(found, seconds=self._seconds(found.of(missing)))
         return found
+
+    def _seconds(self, tokens: np.ndarray) -> Seconds:
+        """Return what the *tokens* of each expert would take, [M, H, S]."""
+        assert self._host is not None, "what compares costs compares the host's"
+        return Seconds(self._link.one_s, self._device(tokens), self._host.alone(tokens))
 
 
 def _weights(inputs: Inputs) -> np.ndarray:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from moesim.memory import CacheError
-from moesim.memory.live import LiveCache
 from moesim.memory.swapping import GATE, GIVEN_UP, SWAPPED, Swap, Tokens, choose_all, tokens_of
+from moesim.sim.caches import Caches, Places
 from moesim.sim.inputs import Inputs
 
 
@@ -19,13 +17,12 @@ class Reroute:
     own turn. An expert with replicas counts as resident where all of them are, for which one a token gets is not known.
     """
 
-    def __init__(self, swap: Swap, tokens: Tokens, held: Sequence[np.ndarray], caches: Sequence[LiveCache | None]):
-        """*held*: places [M * E] of each holder's experts, in the order of its cache's keys."""
-        self._swap, self._tokens, self._caches = swap, tokens, list(zip(held, caches, strict=True))
+    def __init__(self, swap: Swap, tokens: Tokens, places: Places, caches: Caches):
+        self._swap, self._tokens, self._places, self._caches = swap, tokens, places, caches
         self._choices = 0
 
     @classmethod
-    def of(cls, inputs: Inputs, replicas: np.ndarray, caches: Sequence[LiveCache | None]) -> Reroute:
+    def of(cls, inputs: Inputs, replicas: np.ndarray, caches: Caches) -> Reroute:
         """Return that of *inputs*' scenario, with *replicas* [H, M, E]. Raises ``ConfigError``."""
         scenario, trace = inputs.scenario, inputs.trace
         assert scenario.cache is not None, "asked only of scenarios with a cache"
@@ -34,18 +31,16 @@ class Reroute:
             tokens = tokens_of(trace, swap)
         except CacheError as error:
             raise scenario.error("cache.reroute", str(error)) from None
-        return cls(swap, tokens, [np.flatnonzero(held) for held in replicas], caches)
+        return cls(swap, tokens, Places.of(replicas), caches)
 
     def chosen(self, rows: np.ndarray) -> np.ndarray:
         """Return the experts that the tokens of trace *rows* use, uint16 [T, M, k]."""
-        (_, layers, _), n_experts = self._tokens.experts.shape, len(self._tokens.there)
-        there = np.ones(layers * n_experts, np.uint8)
-        for places, cache in self._caches:
-            if cache is not None:
-                there[places] &= cache.holds(np.arange(len(places)))
+        layers, at = self._tokens.experts.shape[1], self._places
+        there = np.ones((layers, len(self._tokens.there)), np.uint8)
+        absent = ~self._caches.holds(*at.cells)
+        there[at.layer[absent], at.expert[absent]] = 0
         used = np.empty((len(rows), layers, len(self._tokens.ranks)), np.uint16)
-        choose_all(self._swap.pick, self._tokens, np.ascontiguousarray(rows, np.int64),
-                   there.reshape(layers, n_experts), used)
+        choose_all(self._swap.pick, self._tokens, np.ascontiguousarray(rows, np.int64), there, used)
         self._choices += used.size
         return used
 

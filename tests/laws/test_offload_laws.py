@@ -21,7 +21,6 @@ from moesim.sim import offload
 from moesim.sim.cost import Batch, StepCost
 from moesim.sim.engine import Engine
 from moesim.sim.inputs import prepare
-from moesim.sim.operators import Pricing
 
 TINY = Path(__file__).resolve().parent.parent / "data" / "tiny.yaml"
 HOST = ("hardware.host=[{{name: host, capacity: 1 GB, bandwidth: 1e12 PB/s, "
@@ -44,11 +43,11 @@ class Asked:
     def __init__(self, scenario: moesim.Scenario, monkeypatch: pytest.MonkeyPatch):
         self.rows, self.fresh, self.used, put = [], [], [], offload.Offload.put
 
-        def noting(here: offload.Offload, cost: StepCost, batch: Batch, operators: Pricing, now: float) -> None:
+        def noting(here: offload.Offload, cost: StepCost, batch: Batch, now: float) -> None:
             self.rows.append(batch.rows)
             self.fresh.append(len(batch.decode) == 0 and not batch.prefill_past.any())
             self.used.append(cost.expert_tokens > 0)  # [M, D, slots]
-            put(here, cost, batch, operators, now)
+            put(here, cost, batch, now)
 
         self.inputs = prepare(scenario)
         with monkeypatch.context() as patched:
