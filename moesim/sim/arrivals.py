@@ -44,6 +44,7 @@ class Queue(NamedTuple):
     met: np.ndarray  # int64 [D * M + 1]: where those begin that a layer on a device comes upon
     met_entry: np.ndarray  # int64
     met_as: np.ndarray  # int64: HIT or STOPPED
+    late: np.ndarray  # uint8 [Q]: was expected and had not come as its layer asked, filled in
 
 
 class Asked(NamedTuple):
@@ -52,7 +53,6 @@ class Asked(NamedTuple):
     copies: np.ndarray  # int64 [K, M, D]
     bytes: np.ndarray  # float64 [K, M, D]
     waits: np.ndarray  # float64 [M, D]: what a layer waits, filled in
-    late: np.ndarray  # int64 [1]: experts that were expected and had not come, filled in
     moved: np.ndarray  # float64 [D]: bytes ahead of use since the last layer that waited
 
 
@@ -186,7 +186,7 @@ def _rests(i: int, asks: np.ndarray, lines: Lines, queue: Queue, asked: Asked) -
                     rests[k, d] += queue.left[k, q]
                     come[k, d] = max(come[k, d], queue.came[k, q])
                 queue.left[k, q] = 0
-            asked.late[0] += late
+            queue.late[q] = late
     return rests, come
 
 

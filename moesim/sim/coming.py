@@ -62,7 +62,8 @@ class Coming:
         queue, asked = self._queue(wanted), self._asked(wanted)
         wait(Pass(cost.seconds, cost.present, SYNC, self._tp, self._moe, INDEX["fetch"]), self._lines, queue, asked)
         self._left, self._came = queue.left, queue.came
-        return asked.waits, int(asked.late[0])
+        device, layer, slot = self._on_way[queue.late > 0].T
+        return asked.waits, len(set(zip(device // self._shared_by, layer, slot, strict=True)))
 
     def _pass_to(self, now: float) -> None:
         """Count time from *now* on; forget what has come."""
@@ -89,17 +90,18 @@ class Coming:
         order = np.argsort(on_way[:, 0], kind="stable")
         self._on_way, event = on_way[order], event[order]
         first = np.searchsorted(self._on_way[:, 0], np.arange(self._devices + 1))
-        head = np.ascontiguousarray(np.broadcast_to(first[:-1], self._free.shape))
+        head = np.tile(first[:-1], (len(self._free), 1))
         ready = np.where(event < 0, -np.inf, np.inf)
         return Queue(first, event, np.ascontiguousarray(left[:, order]), ready, np.ascontiguousarray(came[:, order]),
-                     head, self._free, *self._met(wanted))
+                     head, self._free, *self._met(wanted), np.zeros(len(event), np.uint8))
 
     def _met(self, wanted: Wanted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return which of what is on its way each layer of each device uses or drops, as parts of ``Queue``."""
         device, layer, slot = self._on_way.T
         cells = layer, device // self._shared_by, slot
-        hit = wanted.used[cells] & ~wanted.missing[cells]
-        entry = np.flatnonzero(hit | ~self._caches.holds(*cells))
+        missing = wanted.missing[cells]  # has left before, and comes on demand now
+        hit = wanted.used[cells] & ~missing
+        entry = np.flatnonzero(hit | missing | ~self._caches.holds(*cells))
         at = device[entry] * len(self._moe) + layer[entry]
         order = np.argsort(at, kind="stable")
         met = np.searchsorted(at[order], np.arange(self._devices * len(self._moe) + 1))
@@ -112,7 +114,7 @@ class Coming:
         size = lines.terms[:, 3, None, None]
         count, parts = passes.sum(axis=3), (passes * wanted.share).sum(axis=3) * size
         return Asked(np.repeat(count, self._shared_by, axis=2), np.repeat(parts, self._shared_by, axis=2),
-                     np.zeros((len(self._moe), self._devices)), np.zeros(1, np.int64), self._moved)
+                     np.zeros((len(self._moe), self._devices)), self._moved)
 
 
 def lines_of(machine: HardwareSpec, size: float, levels: int, chunks: int) -> Lines:

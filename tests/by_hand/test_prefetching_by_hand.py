@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from serving_machine import scenario
@@ -16,6 +17,10 @@ from test_offload_by_hand import host
 
 import moesim
 from moesim.config import ConfigError
+from moesim.sim.arrivals import Lines
+from moesim.sim.caches import Loaded
+from moesim.sim.coming import Coming, Wanted
+from moesim.sim.cost import StepCost
 
 SLOW = host("bandwidth: 0.04 B/s")
 CHOSEN = {"prompt": [[[0], [1], [2]]], "decode": [[[1], [1], [3]], [[1], [2], [2]]], "devices": [[0, 1, 2, 3]]}
@@ -65,6 +70,38 @@ def test_a_wrong_guess_is_in_the_way(tmp_path: Path, chunk: str, waits: float, e
     assert steps["expert_misses"].tolist() == [0, 0, 2] and steps["expert_hits"].tolist() == [3, 3, 1]
     assert steps["unused_ahead"].tolist() == [0, 0, 1] and steps["late_ahead"].tolist() == [3, 2, 1]
     assert steps["prefetched_bytes"].tolist() == [36, 24, 24] and steps["fetched_bytes"].tolist() == [36, 24, 48]
+
+
+class Everything:
+    """Caches of one holder, in which everything is by the end of a step."""
+
+    shape = 1, 1, 2
+
+    def holds(self, layer: np.ndarray, holder: np.ndarray, slot: np.ndarray) -> np.ndarray:
+        return np.ones(len(layer), bool)
+
+
+def test_what_was_missed_while_on_its_way_does_not_come_twice() -> None:
+    """One layer without work, 1 byte/s, 12 bytes in chunks of 3: step 0 asks for slot 1 and does not use it.
+
+    At 3 s it has one chunk. Step 1 misses it (it had left, and is back afterwards): 12 s on demand. At 20 s step 2
+    finds it, and nothing is on its way any more.
+    """
+    lines = Lines(np.array([1]), np.array([1]), np.array([1]), np.array([[0.0, 1.0, 0.0, 12.0]]), 4, 0.0)
+    coming = Coming(lines, 1, np.array([0]), Everything(), 1)  # type: ignore[arg-type]
+    none, one = np.zeros((4, 0), np.int64), np.array([[0], [0], [0], [1]])
+
+    def waits(now: float, slot: int, missed: float, loaded: np.ndarray) -> tuple[float, int]:
+        used = np.arange(2)[None, None] == slot
+        share = used * missed
+        level = (share > 0).astype(np.int64)
+        level[:, :, 1] |= loaded.shape[1]
+        wait_s, late = coming.waits(StepCost.empty(1, 1), Wanted(used, share, level, Loaded(*loaded)), now)
+        return wait_s.item(), late
+
+    assert waits(0, 0, 0.0, one) == (0, 0)
+    assert waits(3, 1, 1.0, none) == (12, 0)
+    assert waits(20, 1, 0.0, none) == (0, 0)
 
 
 @pytest.mark.parametrize(("part", "message"), [

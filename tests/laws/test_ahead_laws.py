@@ -137,3 +137,19 @@ def test_what_a_node_has_in_common_is_said() -> None:
     assert len(said("parallelism.ep=1")) == 1 and "islands of a node" in said("parallelism.ep=1")[0]
     apart = said("disaggregation={devices: 1}", "scheduler={name: vllm, max_batch: 4, max_tokens: 64}")
     assert len(apart) == 1 and "devices that prefill and those that decode are in one node" in apart[0]
+
+
+def test_an_expert_that_devices_share_is_late_once() -> None:
+    """Two devices have half of each expert, and both wait for it."""
+    shared = ("parallelism.tp=2", "parallelism.dispatch=replicated", "parallelism.expert_tp=2")
+    steps = moesim.simulate(tiny("cache={capacity: 100%, prefetcher: {name: rpp, recall: 1.0}}", *shared,
+                                 bandwidth="0.1 GB/s")).steps
+    assert steps["late_ahead"].sum() > 0 and (steps["late_ahead"] <= steps["expert_hits"]).all()
+
+
+def test_islands_without_requests_have_caches_too() -> None:
+    """One request at a time: the second island's devices never step."""
+    cache = "cache={capacity: 2, overflow: stream, below: {capacity: 6}}"
+    ran = moesim.simulate(tiny(NVME.format(nvme="1 GB/s"), cache, "parallelism.ep=1", "requests.concurrency=1",
+                               "requests.count=1"))
+    assert (ran.memory["from_nvme_bytes"] > 0).tolist() == [True, False]

@@ -38,9 +38,9 @@ class Case:
         met = met[np.argsort(self.layer[met], kind="stable")]
         queue = Queue(np.array([0, n]), self.event, np.full((1, n), self.chunks), np.full(n, np.inf), np.zeros((1, n)),
                       np.zeros((1, 1), np.int64), np.zeros((1, 1)), np.searchsorted(self.layer[met], np.arange(m + 1)),
-                      met, self.met_as[met])
+                      met, self.met_as[met], np.zeros(n, np.uint8))
         asked = Asked(self.missed[None, :, None], SIZE * self.missed[None, :, None].astype(float), np.zeros((m, 1)),
-                      np.zeros(1, np.int64), np.zeros(1))
+                      np.zeros(1))
         seconds, present = np.zeros((m + 1, len(PHASES), 1)), np.zeros((m + 1, len(PHASES)), bool)
         seconds[:, INDEX["attention"], 0], seconds[:, INDEX["experts"], 0] = self.work.T
         present[:, [INDEX["attention"], INDEX["experts"]]] = True
@@ -114,9 +114,10 @@ def test_chains_carry_experts_one_behind_the_other(slow: float, fast: float, nea
                   np.array([[0.5, slow, 0.0, SIZE], [0.25, fast, 0.0, SIZE]]), 1, 0.0)
     empty = np.zeros(0, np.int64)
     queue = Queue(np.zeros(2, np.int64), empty, np.zeros((2, 0), np.int64), np.zeros(0), np.zeros((2, 0)),
-                  np.zeros((2, 1), np.int64), np.zeros((2, 1)), np.zeros(2, np.int64), empty, empty)
+                  np.zeros((2, 1), np.int64), np.zeros((2, 1)), np.zeros(2, np.int64), empty, empty,
+                  np.zeros(0, np.uint8))
     count = np.array([deep, near + deep])[:, None, None]
-    asked = Asked(count, SIZE * count.astype(float), np.zeros((1, 1)), np.zeros(1, np.int64), np.zeros(1))
+    asked = Asked(count, SIZE * count.astype(float), np.zeros((1, 1)), np.zeros(1))
     nothing = np.zeros((2, len(PHASES), 1))
     wait(Pass(nothing, nothing[:, :, 0] > 0, SYNC, 1, np.arange(1), INDEX["fetch"]), lines, queue, asked)
     assert asked.waits.item() == pytest.approx(dma.run(copies, engines).copies["finish_s"].max())
