@@ -1,4 +1,7 @@
-"""Missed experts that the processor of the host computes where their weights lie."""
+"""Missed experts that the processor of the host computes where their weights lie: its time, and what layers wait.
+
+The host works beside the devices, so its work is no phase of theirs: only what exceeds theirs is waited for.
+"""
 
 from __future__ import annotations
 

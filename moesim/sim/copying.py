@@ -1,4 +1,8 @@
-"""How long experts take from the tier below to the devices that miss them: closed forms, for whole steps at once."""
+"""How long experts take from the tier below to the devices that miss them: closed forms, for whole steps at once.
+
+This is ``moesim.sim.arrivals`` where nothing comes ahead of use and over one link only: then a step has no memory of
+the last, and waits can be written down for all layers together. A law holds the two together (test_ahead_laws).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What parts of kind ``miss`` are told of a step: tokens, ranks, gate weights and costs of its experts."""
+"""What parts of kind ``miss`` are told of a step: tokens, ranks, gate weights and costs of its experts.
+
+Parts know arrays alone (``moesim.memory.missed``), no scenario and no machine; what they ask for is worked out here.
+"""
 
 from __future__ import annotations
 

@@ -107,6 +107,11 @@ def _cached(inputs: Inputs, steps: pd.DataFrame) -> list[str]:
     if "host" in cache.miss.needs:
         found.append(f"cache.miss: {name}: the host computes at its roofline, one layer of a node at a time; energy, "
                      f"mbu and read_bytes count its work as the devices'")
+        if cache.miss.fetches:
+            found.append(f"cache.miss: {name}: the host's processor and copies each have all bandwidth of its memory")
+    if cache.below is not None:
+        found.append("cache.below: an expert that several devices fetch at once comes up once, but each of them waits "
+                     "as if lower links carried it for each; writing it to a tier on its way takes no bandwidth there")
     found += _answers(name, steps)
     if cache.overflow == "stream" and cache.miss.fetches:
         found.append("cache.overflow: stream: the workspace for experts that pass through takes no memory here")

@@ -1,4 +1,7 @@
-"""Tokens of a step that choose by what the devices' caches hold as the step begins (``cache.reroute``)."""
+"""Tokens of a step that choose by what the devices' caches hold as the step begins (``cache.reroute``).
+
+It is the one thing of caches that comes before a step is priced: where tokens go, and what is sent, follows from it.
+"""
 
 from __future__ import annotations
 

@@ -81,13 +81,15 @@ def test_wrong_guesses_are_drawn_anew_in_each_pass_and_known_from_other_requests
 
 
 @pytest.mark.parametrize("miss", ["fetch", "low_precision"])
-@pytest.mark.parametrize("link", ["per: device", "per: node, setup: 3 us", "lanes: 3, half: 2.0"])
-def test_expecting_nothing_is_fetching_on_demand(link: str, miss: str) -> None:
+@pytest.mark.parametrize(("link", "more"), [
+    ("per: device", ()), ("per: node, setup: 3 us", ()), ("lanes: 3, half: 2.0", ()),
+    ("per: node, half: 1.0", ("parallelism.dispatch=replicated", "parallelism.tp=2", "parallelism.expert_tp=2"))])
+def test_expecting_nothing_is_fetching_on_demand(link: str, more: tuple[str, ...], miss: str) -> None:
     """The recurrence, with nothing ahead of use, against the closed form of ``moesim.sim.copying``."""
     host = ("hardware.host=[{name: host, capacity: 1 GB, bandwidth: 1.5 GB/s, "
             f"link: {{bandwidth: 1 GB/s, {link}}}}}]")
     cache = f"capacity: 2, overflow: stream, miss: {miss}"
-    some, none = (moesim.simulate(tiny(host, f"cache={{{cache}, prefetcher: {part}}}")).steps
+    some, none = (moesim.simulate(tiny(host, f"cache={{{cache}, prefetcher: {part}}}", *more)).steps
                   for part in ("{name: rpp, recall: 0.0}", "none"))
     pd.testing.assert_frame_equal(some[none.columns], none, rtol=1e-9)
     assert none["fetch_s"].min() > 0 and some["prefetched_bytes"].max() == 0
