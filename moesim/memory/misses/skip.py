@@ -20,7 +20,7 @@ from moesim.registry import part
 
 @part
 class Skip:
-    """Drop a missed expert that is among no token's first *keep* choices.
+    """Drop a missed expert that is among no token's first *keep* choices (1: assumed).
 
     below  only if it also has less than this share of the chosen gate weight of every token (left out: whatever it has)
     """

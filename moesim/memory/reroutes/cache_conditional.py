@@ -37,7 +37,7 @@ def _resident_first(ranked, probs, there, p, out):  # type: ignore[no-untyped-de
 
 @part
 class CacheConditional:
-    """Use the *keep* best always, and resident ones of the best *window* first; None: of all that the trace ranks."""
+    """Use the *keep* best always (1: assumed), and resident ones of the best *window* first; None: of all that the trace ranks."""
 
     keep: Annotated[int, Field(ge=0)] = 1
     window: Annotated[int, Field(ge=1)] | None = None
