@@ -37,7 +37,7 @@ def _resident_first(ranked, probs, there, p, out):  # type: ignore[no-untyped-de
 
 @part
 class CacheConditional:
-    """Use the *keep* best always (1: assumed), and resident ones of the best *window* first; None: of all that the trace ranks."""
+    """Use the *keep* (1: assumed) best always, resident ones of the best *window* first; None: all that are ranked."""
 
     keep: Annotated[int, Field(ge=0)] = 1
     window: Annotated[int, Field(ge=1)] | None = None
