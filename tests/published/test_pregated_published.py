@@ -29,9 +29,9 @@ def test_a_block_takes_the_longer_of_work_and_copies(work_s: float, experts: int
         n = len(layer)
         queue = Queue(np.array([0, n]), layer, np.ones((1, n), np.int64), np.full(n, np.inf), np.zeros((1, n)),
                       np.zeros((1, 1), np.int64), np.zeros((1, 1)), np.searchsorted(layer, np.arange(blocks + 1)),
-                      np.arange(n), np.full(n, HIT))
+                      np.arange(n), np.full(n, HIT), np.zeros(n, np.uint8))
         missed = np.where(np.arange(blocks) < first_ahead, experts, 0)[None, :, None]
-        asked = Asked(missed, missed * EXPERT, np.zeros((blocks, 1)), np.zeros(1, np.int64), np.zeros(1))
+        asked = Asked(missed, missed * EXPERT, np.zeros((blocks, 1)), np.zeros(1))
         wait(Pass(seconds, present, SYNC, 1, np.arange(blocks), INDEX["fetch"]), lines, queue, asked)
         return asked.waits[:, 0]
 
