@@ -59,7 +59,10 @@ class ExpertCache(Spec):
     reroute: Annotated[Any, Part("reroute")] = Field(default="none", validate_default=True)
 
     @model_validator(mode="after")
-    def _decides_as_layers_begin(self) -> ExpertCache:
+    def _goes_together(self) -> ExpertCache:
+        if self.prefetch_chunk is not None and name_of(self.prefetcher) == "none":
+            raise ValueError("prefetch_chunk is of copies that a prefetcher asks for, and there is none; give a "
+                             "prefetcher, or leave it out")
         if self.rerouted and self.scope == "global":
             raise ValueError("reroute decides for all layers of a pass as it begins, but in scope global what layers "
                              "find depends on those before them; use scope: layer")

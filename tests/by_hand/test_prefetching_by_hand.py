@@ -108,6 +108,7 @@ def test_what_was_missed_while_on_its_way_does_not_come_twice() -> None:
     ("eam", "cache.prefetcher: eam compares whole requests, which only a replay has; use token_id"),
     ("{name: oracle, window: 2}", "cache.prefetcher: window 2 of oracle goes on into the next pass"),
     ("token_id", "cache.prefetcher: token_id: fit has no token id in row 0; capture one with token ids"),
+    ("none, prefetch_chunk: 4 B", "prefetch_chunk is of copies that a prefetcher asks for, and there is none; give"),
 ])
 def test_prefetchers_that_need_what_a_run_has_not(tmp_path: Path, part: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:

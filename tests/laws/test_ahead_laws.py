@@ -121,11 +121,11 @@ def test_a_host_with_room_for_all_is_as_one_tier_once_it_has_all(part: str) -> N
     assert (both["fetch_s"][~warm] > alone["fetch_s"][~warm]).all()
 
 
-@pytest.mark.parametrize("part", ["none", "{name: rpp, recall: 0.5, horizon: 2}"])
+@pytest.mark.parametrize("part", ["none", "{name: rpp, recall: 0.5, horizon: 2}, prefetch_chunk: 1 kB"])
 def test_both_engines_agree_on_lower_tiers(part: str) -> None:
     steps, events = (moesim.simulate(tiny(
         NVME.format(nvme="0.2 GB/s"), f"detail={d}", f"cache={{capacity: 2, overflow: stream, prefetcher: {part}, "
-        "prefetch_chunk: 1 kB, below: {capacity: 6}}")) for d in ("steps", "events"))
+        "below: {capacity: 6}}")) for d in ("steps", "events"))
     for table in ("requests", "steps", "spans", "memory"):
         pd.testing.assert_frame_equal(getattr(steps, table), getattr(events, table), rtol=1e-9, obj=table)
 
