@@ -20,7 +20,8 @@ def text(tables: dict[str, pd.DataFrame]) -> str:
     """Return the whole computed part."""
     rows = tables["published"]
     answers = {"engine": miss_page.answer(tables["engine"], tables["runs"]),
-               "residency": _residency(tables["residency"]), "links": _links(tables["sensitivity"]), "host": _host(tables["lines"])}
+               "residency": _residency(tables["residency"]), "links": _links(tables["sensitivity"]),
+               "host": _host(tables["lines"])}
     parts = [summary(rows.to_dict("records"))]
     for question, some in rows.groupby("question", sort=False):
         title, figure = QUESTIONS[question]
