@@ -6,10 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from moesim.explore import metric_names
+from moesim import metrics
 from moesim.synthetic import SyntheticTrace
+
+ANSWERS = ("host", "swapped", "skipped", "deferred", "low_precision")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,12 @@ def test_the_commands_print_what_the_page_shows(page: str, run_page: Callable[[s
 
 
 def test_the_page_names_metrics_that_there_are(page: str) -> None:
-    names = set(re.findall(r"`((?:cache|share|tpot|throughput)_\w+)`", page))
-    assert len(names) >= 11 and names <= set(metric_names())
+    shown = {name for name in re.findall(r"`(cache_\w+)`", page) if name not in ("cache_conditional", "cache_policy")}
+    steps = pd.DataFrame({name: [1.0] for name in (
+        "start_s", "end_s", "expert_hits", "expert_misses", "fetched_bytes", "expert_choices", "host_busy_share",
+        "gate_probability", "given_up_probability", *(f"{what}_choices" for what in ANSWERS))})
+    found = metrics.expert_cache(steps.assign(end_s=2.0))
+    assert len(shown) == 9 and shown <= {f"cache_{name}" for name in found.index}
 
 
 def test_more_ranks_leave_the_choices_as_they_are() -> None:
