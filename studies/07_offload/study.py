@@ -1,6 +1,6 @@
 """Offloading: which experts should be near, and what a miss costs. Make everything in this folder again.
 
-Run `python studies/07_offload/study.py` (half a minute of two idle cores, once numba has compiled): it computes the
+Run `python studies/07_offload/study.py` (a minute of two idle cores, once numba has compiled): it computes the
 tables (CSV), draws the figures and puts the numbers between the two markers of the README.
 """
 
