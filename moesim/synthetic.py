@@ -91,6 +91,8 @@ class SyntheticTrace:
 
     prompt_tokens, output_tokens   tokens run in prefill and in decode, one number for all or one per request
     layers, experts, top_k         taken from the preset where left out
+    ranked                         candidates that each token ranks, more than top_k: what ``cache.reroute`` looks at.
+                                   The chosen ones are the same however many are ranked
 
     Raises ``ValueError`` if neither or both of preset and parameters are given, a size is missing or impossible,
     or lengths and requests do not agree.
@@ -104,6 +106,7 @@ class SyntheticTrace:
     layers: int | None = Field(default=None, ge=1)
     experts: int | None = Field(default=None, ge=1, le=1 << 16)
     top_k: int | None = Field(default=None, ge=1)
+    ranked: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -120,8 +123,9 @@ class SyntheticTrace:
         prompt = self._lengths("prompt_tokens")
         lengths = prompt + self._lengths("output_tokens")
         rng = np.random.default_rng(self.seed)
-        chosen, probs = (_Gate(gate, layers, experts, top_k, rng).run(lengths) if gate.prefers
-                         else (_any(rng, (int(lengths.sum()), layers, top_k), experts), None))
+        ranked = self.ranked or top_k
+        chosen, probs = (_Gate(gate, (layers, experts, top_k), ranked, rng).run(lengths) if gate.prefers
+                         else (_any(rng, (int(lengths.sum()), layers, ranked), experts), None))
         request = np.repeat(np.arange(self.requests), lengths)
         position = np.concatenate([np.arange(n) for n in lengths])
         return RoutingTrace.from_arrays(
@@ -147,6 +151,9 @@ class SyntheticTrace:
             raise TraceError(f"a synthetic trace with its own parameters needs {', '.join(missing)} too")
         if sizes["top_k"] > sizes["experts"]:
             raise TraceError(f"top_k is {sizes['top_k']} but there are {sizes['experts']} experts")
+        if self.ranked is not None and not sizes["top_k"] <= self.ranked <= sizes["experts"]:
+            raise TraceError(f"ranked is {self.ranked}; tokens use {sizes['top_k']} of {sizes['experts']} experts: "
+                             f"give a number from the one to the other")
         return gate, sizes["layers"], sizes["experts"], sizes["top_k"]
 
     def _lengths(self, name: str) -> np.ndarray:
@@ -168,19 +175,21 @@ class SyntheticTrace:
 class _Gate:
     """The drawn logits of one model; choices are made for all requests at once, position by position."""
 
-    def __init__(self, gate: GateParameters, layers: int, experts: int, top_k: int, rng: np.random.Generator) -> None:
+    def __init__(self, gate: GateParameters, sizes: tuple[int, int, int], ranked: int,
+                 rng: np.random.Generator) -> None:
+        layers, experts, _ = sizes
+
         def normal(scale: float, *shape: int) -> np.ndarray:
             return np.float32(scale) * rng.standard_normal(shape, dtype=np.float32)
 
-        self.sizes, self.rng = (layers, experts, top_k), rng
+        self.sizes, self.ranked, self.rng = sizes, ranked, rng
         self.repeat, self.domains = np.float32(gate.s), gate.domains
         self.base = normal(gate.sigma_b, 1, layers, experts) + normal(gate.sigma_d, gate.domains, layers, experts)
         self.coupling = normal(gate.a, layers - 1, experts, experts)
 
     def run(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the choices uint16 and probabilities float16 [T, L, K], request after request."""
-        layers, _, top_k = self.sizes
-        chosen = np.empty((lengths.sum(), layers, top_k), dtype=np.uint16)
+        """Return the ranked candidates uint16 and probabilities float16 [T, L, ranked], request after request."""
+        chosen = np.empty((lengths.sum(), self.sizes[0], self.ranked), dtype=np.uint16)
         probs = np.empty(chosen.shape, dtype=np.float16)
         first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         if not self.coupling.any() and not self.repeat:  # nothing depends on the token before: all at once
@@ -197,9 +206,9 @@ class _Gate:
         return chosen, probs
 
     def _token(self, domain: np.ndarray, before: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return what one token of each request chooses at every layer, given what the *before* ones chose."""
+        """Return what one token of each request ranks at every layer, given what the *before* ones ranked."""
         layers, experts, top_k = self.sizes
-        chosen = np.empty((len(domain), layers, top_k), dtype=np.uint16)
+        chosen = np.empty((len(domain), layers, self.ranked), dtype=np.uint16)
         probs = np.empty(chosen.shape, dtype=np.float16)
         every = np.arange(len(domain))[:, None]
         for layer in range(layers):
@@ -209,8 +218,8 @@ class _Gate:
             if layer:
                 z += self.coupling[layer - 1, chosen[:, layer - 1, 0]]
             if before is not None:
-                z[every, before[:, layer]] += self.repeat
-            best = np.argpartition(z, experts - top_k, axis=1)[:, experts - top_k:]
+                z[every, before[:, layer, :top_k]] += self.repeat
+            best = np.argpartition(z, experts - self.ranked, axis=1)[:, experts - self.ranked:]
             best = best[every, np.argsort(-z[every, best], axis=1)]
             weights = np.exp(z - z.max(axis=1, keepdims=True))
             chosen[:, layer] = best

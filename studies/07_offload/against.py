@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import held
 import links
 import pandas as pd
 import setting
@@ -13,7 +14,8 @@ from moesim.published import Row, between, claim, share
 
 def compared(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return all rows: question, what, published, here, error, tolerance, held."""
-    parts = {"residency": residency(tables["residency"]), "links": offloading(), "host": host()}
+    parts = {"engine": held.compared(tables["runs"]), "residency": residency(tables["residency"]),
+             "links": offloading(), "host": host()}
     return pd.DataFrame([{"question": name} | row for name, rows in parts.items() for row in rows])
 
 

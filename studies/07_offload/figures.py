@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import miss_figure
 import pandas as pd
 
 from moesim import plots
@@ -18,7 +19,8 @@ POINTS = {"Mixtral-offloading, no cache": (0.97, 1.00, "right"), "LRU, 4 of 8": 
 
 def drawn(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Return all figures of *tables*."""
-    return {"residency": residency(tables["residency"]), "links": links(tables["lines"], tables["points"])}
+    return {"misses": miss_figure.misses(tables["engine"]), "residency": residency(tables["residency"]),
+            "links": links(tables["lines"], tables["points"])}
 
 
 def save_all(tables: dict[str, pd.DataFrame], folder: Path) -> None:

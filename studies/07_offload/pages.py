@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import links
+import miss_page
 import numpy as np
 import pandas as pd
 
 from moesim.published import as_table, summary
 
 LITE = "deepseek-v2-lite"
-QUESTIONS = {"residency": ("KTransformers: which experts should be on the GPUs?", "residency"),
+QUESTIONS = {"engine": ("Experts do not fit: what should a miss become?", "misses"),  # runs of the engine
+             "residency": ("KTransformers: which experts should be on the GPUs?", "residency"),
              "links": ("Mixtral-offloading, MoE-Infinity: is it the link?", "links"),
              "host": ("Fiddler, KTransformers: what if the host computes?", "")}
 
@@ -17,8 +19,9 @@ QUESTIONS = {"residency": ("KTransformers: which experts should be on the GPUs?"
 def text(tables: dict[str, pd.DataFrame]) -> str:
     """Return the whole computed part."""
     rows = tables["published"]
-    answers = {"residency": _residency(tables["residency"]),
-               "links": _links(tables["sensitivity"]), "host": _host(tables["lines"])}
+    answers = {"engine": miss_page.answer(tables["engine"], tables["runs"]),
+               "residency": _residency(tables["residency"]), "links": _links(tables["sensitivity"]),
+               "host": _host(tables["lines"])}
     parts = [summary(rows.to_dict("records"))]
     for question, some in rows.groupby("question", sort=False):
         title, figure = QUESTIONS[question]

@@ -20,7 +20,8 @@ MODULES = ("replays", "against", "figures", "pages", "study")
 STUDIES = {"07_readme": ((), {"hits": [7]}),
            "07_expertflow": (("regrouping",), {"hits": [4] * 3, "scheduler": [5] * 8}),
            "07_succinct_bits": ((), {"bits": [6] * 3}),
-           "07_offload": (("setting", "links"), {"residency": [3, 3], "links": [10]})}
+           "07_offload": (("setting", "links", "engine", "held", "miss_figure", "miss_page"),
+                          {"misses": [7] * 9, "residency": [3, 3], "links": [10]})}
 
 
 @pytest.fixture(scope="module", params=STUDIES)
