@@ -273,6 +273,7 @@ def usable_bytes(scenario: Scenario) -> float:
 def _memory(scenario: Scenario) -> Iterable[Fact]:
     bound, memory = usable_bytes(scenario), scenario.hardware.device.memory[0].name
     alone = ", more of them (parallelism.expert_devices)" if scenario.parallelism.expert_devices else ""
+    below = ", a cache of experts (cache)" if scenario.model.moe is not None and scenario.cache is None else ""
     for kind, demand in _weight_bytes(scenario).items():
         if demand < bound:
             continue
@@ -280,4 +281,4 @@ def _memory(scenario: Scenario) -> Iterable[Fact]:
             f"the weights do not fit: each of {kind} needs {pretty(demand, 'byte', 4)} and has "
             f"{pretty(bound, 'byte', 4)} ({scenario.memory_fraction:.0%} of {memory}), "
             f"{pretty(demand - bound, 'byte', 4)} too little; more devices{alone if 'for experts' in kind else ''}, "
-            f"a larger parallelism.tp, narrower model.dtype.experts or a higher memory_fraction would help")
+            f"a larger parallelism.tp, narrower model.dtype.experts{below} or a higher memory_fraction would help")

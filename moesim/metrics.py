@@ -112,7 +112,7 @@ def stages(steps: pd.DataFrame, makespan_s: float) -> pd.DataFrame:
         found += [{"island": i, "stage": int(stage.removeprefix("stage_")),
                    "busy_s": float((of[end] - of["start_s" if end == "end_s" else f"begin_s_{stage}"]).sum())}
                   for stage, end in (mine or {"stage_0": "end_s"}).items()]
-    return pd.DataFrame(found).assign(idle_share=lambda t: 1 - t["busy_s"] / makespan_s)
+    return pd.DataFrame(found).assign(idle_share=lambda t: (1 - t["busy_s"] / makespan_s).clip(lower=0.0))
 
 
 def good(requests: pd.DataFrame, slo: dict[str, float]) -> pd.Series:

@@ -58,7 +58,7 @@ def _panel(ax: Any, some: pd.DataFrame, span: tuple[float, float]) -> None:
     places = _apart({way: np.log(y / low) / np.log(high / low) for way, (y, _) in ends.items()})
     for way, (_, text) in ends.items():
         ax.annotate(text, (75, ends[way][0]), xytext=(0.68, places[way]), textcoords="axes fraction", va="center",
-                    fontsize=style.SMALL, color=style.INK if COLOURS[way] == style.ORANGE else COLOURS[way],
+                    fontsize=style.SMALL, color=COLOURS[way],
                     arrowprops={"arrowstyle": "-", "lw": 0.5, "color": style.FAINT, "shrinkA": 0, "shrinkB": 4})
 
 

@@ -72,8 +72,8 @@ MISTAKES = {
     "experts do not fit": (
         "capacity: 1 GB", "capacity: 100 kB",
         ["{file}:{line_of hardware}: hardware: the weights do not fit: each of 2 devices needs 125.6 kB and has 90 kB "
-         "(90% of hbm), 35.57 kB too little; more devices, a larger parallelism.tp, narrower model.dtype.experts or a "
-         "higher memory_fraction would help"]),
+         "(90% of hbm), 35.57 kB too little; more devices, a larger parallelism.tp, narrower model.dtype.experts, a "
+         "cache of experts (cache) or a higher memory_fraction would help"]),
     "tensor parallel over too many": (
         "name: tiny\n", "name: tiny\nparallelism: {tp: 3}\n",
         ["{file}:{line+1}: parallelism.tp: 3 does not divide the 2 devices of a node; use a divisor"]),
