@@ -16,8 +16,8 @@ from hypothesis import settings
 
 # The default suite tries the same examples every time; `HYPOTHESIS_PROFILE=search pytest` looks for new ones.
 # No deadline: the first example compiles the loops.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.register_profile("search", print_blob=True, deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("search", print_blob=True, deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # Two workers on two cores: one thread each (what numpy and torch start spins). Set before numpy is imported.

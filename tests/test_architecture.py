@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "moesim"
 
@@ -50,9 +49,20 @@ ROOMS = {  # heavy tools and the only packages that may import them
 FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 
 
-def imports(file: Path) -> Iterator[tuple[str, int]]:
-    """Yield the dotted name of every import in *file*, wherever it stands, except those for type checking alone."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+@cache
+def parsed(file: Path) -> ast.Module:
+    """Return the syntax tree of *file*."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(file: Path) -> list[tuple[str, int]]:
+    """Return the dotted name and the line of every import in *file*, but those for type checking alone."""
+    return list(_imports(file))
+
+
+def _imports(file: Path) -> Iterator[tuple[str, int]]:
+    tree = parsed(file)
     guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     typing_only = {id(inner) for node in guards for statement in node.body for inner in ast.walk(statement)}
     for node in ast.walk(tree):
@@ -81,28 +91,24 @@ def test_every_module_has_a_floor() -> None:
     assert {room(f) for f in FILES} == set(FLOOR_OF), "draw the new module into FLOORS (and the docs)"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_imports_point_down(file: Path) -> None:
-    here = room(file)
-    for name, line in imports(file):
-        top, *rest = name.split(".")
-        if top != "moesim" or not rest or rest[0] == here:
-            continue
-        assert FLOOR_OF[rest[0]] > FLOOR_OF[here], f"{file}:{line}: {here} imports {rest[0]}, which is not below it"
+def test_imports_point_down() -> None:
+    above = [f"{file}:{line}: {room(file)} imports {rest[0]}, which is not below it"
+             for file in FILES for name, line in imports(file) for top, *rest in [name.split(".")]
+             if top == "moesim" and rest and rest[0] != room(file) and FLOOR_OF[rest[0]] <= FLOOR_OF[room(file)]]
+    assert not above, "\n".join(above)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_tools_stay_in_their_rooms(file: Path) -> None:
-    for name, line in imports(file):
-        allowed = ROOMS.get(name.split(".")[0])
-        assert allowed is None or room(file) in allowed, f"{file}:{line}: {name} belongs to {sorted(allowed or ())}"
+def test_tools_stay_in_their_rooms() -> None:
+    astray = [f"{file}:{line}: {name} belongs to {sorted(ROOMS[tool])}"
+              for file in FILES for name, line in imports(file) for tool in [name.split(".")[0]]
+              if tool in ROOMS and room(file) not in ROOMS[tool]]
+    assert not astray, "\n".join(astray)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_pieces_are_small(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert text.count("\n") <= 300, f"{file} has {text.count(chr(10))} lines: does it do more than one thing?"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= 60, f"{file}:{node.lineno}: {node.name} has {length} lines"
+def test_pieces_are_small() -> None:
+    large = [f"{file} has {n} lines: does it do more than one thing?"
+             for file in FILES for n in [file.read_text(encoding="utf-8").count("\n")] if n > 300]
+    large += [f"{file}:{node.lineno}: {node.name} has {n} lines"
+              for file in FILES for node in ast.walk(parsed(file)) if isinstance(node, ast.FunctionDef)
+              for n in [(node.end_lineno or 0) - node.lineno + 1] if n > 60]
+    assert not large, "\n".join(large)
