@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -210,7 +211,6 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
     """Return what a reader needs to trust and to repeat the run."""
     scenario = inputs.scenario
     device = scenario.hardware.device
-    packages = ("moesim", "numpy", "pandas", "scipy", "numba", "simpy")
     return {
         "scenario": scenario.dump(), "seed": scenario.seed, "warnings": warnings,
         "trace": _about_trace(inputs),
@@ -224,7 +224,13 @@ def _meta(inputs: Inputs, warnings: list[str]) -> dict[str, Any]:
                     "busy_power_w": device.busy_power,
                     "bandwidth_bytes_per_s": device.processor.bandwidth,
                     "peak_flop_per_s": peaks(scenario)},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages}}
+        "versions": {"python": platform.python_version(), **_versions()}}
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Return the versions of this package and those that results rest on; a tenth of a short run to look up."""
+    return {name: version(name) for name in ("moesim", "numpy", "pandas", "scipy", "numba", "simpy")}
 
 
 def _about_trace(inputs: Inputs) -> dict[str, Any] | None:

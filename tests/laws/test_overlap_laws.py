@@ -257,6 +257,7 @@ def test_background_catches_up_after_a_pause(tmp_path: Path) -> None:
     assert second == pytest.approx(first, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_same_in_every_process(tmp_path: Path, other_hash_seed: str) -> None:
     """Another process, with another hash seed, computes the same bytes: halves, background and routed sharing."""
     flows = others(tmp_path, [(0, 2, 3e4, 0.0), (3, 1, 5e4, 1e-5)], "100 us")
