@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from moesim.measure import timing  # noqa: E402
-from moesim.measure.target import Target  # noqa: E402
+from moesim.measure import timing
+from moesim.measure.target import Target
 
 MODULES = ("evidence", "pieces")
 CPU = Target("cpu", "a CPU", "fp32", 2e9, 4e6, 1, 20e9, 8e9)
@@ -26,12 +26,9 @@ ONCE = timing.Effort(warmups=1, replays=1)
 
 
 @pytest.fixture(scope="module")
-def parts(study_modules: Callable[..., Any], repo: Path) -> Iterator[SimpleNamespace]:
+def parts(study_modules: Callable[..., Any], repo: Path, one_thread: None) -> Iterator[SimpleNamespace]:
     with study_modules(repo / "studies/08_gpu_evidence", MODULES) as found:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # threads that wait for each other are slow beside other tests
         yield SimpleNamespace(**found)
-        torch.set_num_threads(threads)
 
 
 class Clock:
@@ -144,18 +141,19 @@ sys.exit(3 if name == "rest" and out.name == "short" else 0)
 """
 
 
-def run_stub(parts: SimpleNamespace, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, Any]]:
+def run_stub(parts: SimpleNamespace, out: Path, monkeypatch: pytest.MonkeyPatch, minutes: str = "0.05",
+             ) -> tuple[int, dict[str, Any]]:
     (out.parent / "pieces.py").write_text(STUB)
     monkeypatch.setattr(parts.evidence, "HERE", out.parent)
     monkeypatch.setattr(parts.evidence, "GRACE_S", 0.0)
-    code = parts.evidence.main(["--minutes", "0.04", "--total", "0.05", "--out", str(out), "--device", "cpu"])
+    code = parts.evidence.main(["--minutes", minutes, "--total", minutes, "--out", str(out), "--device", "cpu"])
     return code, json.loads((out / "summary.json").read_text())
 
 
 def test_one_command_does_it_all_and_packs_what_is_small(parts: SimpleNamespace, tmp_path: Path,
                                                          monkeypatch: pytest.MonkeyPatch,
                                                          capsys: pytest.CaptureFixture[str]) -> None:
-    code, told = run_stub(parts, tmp_path / "o", monkeypatch)
+    code, told = run_stub(parts, tmp_path / "o", monkeypatch, minutes="5")  # stand-ins end at once
     printed = capsys.readouterr().out
     assert code == 0 and told["verdict"] == "all done" and told["pieces"]["kernels"]["rows"] == 7
     assert "what went on in capture" in printed and '"exit_code": 0' in printed
@@ -171,7 +169,7 @@ def test_a_piece_that_hangs_is_killed_and_the_verdict_says_to_call_again(
     monkeypatch.setattr(parts.evidence, "PIECES", parts.evidence.PIECES[:2])
     began = time.monotonic()
     code, told = run_stub(parts, tmp_path / "hangs", monkeypatch)
-    assert code == 1 and told["pieces"]["steps"]["exit_code"] == -9 and time.monotonic() - began < 10
+    assert code == 1 and told["pieces"]["steps"]["exit_code"] == -9 and time.monotonic() - began < 50
     assert "killed: still running" in (tmp_path / "hangs/steps.log").read_text()
     monkeypatch.undo()
     monkeypatch.setattr(parts.evidence, "PIECES", (parts.evidence.Piece("rest", 100.0),))

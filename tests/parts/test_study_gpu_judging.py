@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from moesim.measure import ceilings, timing  # noqa: E402
-from moesim.measure.blocks.layer_stack import small  # noqa: E402
-from moesim.measure.target import Target  # noqa: E402
+from moesim.measure import ceilings, timing
+from moesim.measure.blocks.layer_stack import small
+from moesim.measure.target import Target
 
 MODULES = ("pieces", "offloading", "judging", "figures", "pages", "study")
 CPU = Target("cpu", "a CPU", "fp32", 2e9, 4e6, 1, 20e9, 8e9)
@@ -23,12 +23,9 @@ ONCE = timing.Effort(warmups=1, replays=1)
 
 
 @pytest.fixture(scope="module")
-def parts(study_modules: Callable[..., Any], repo: Path) -> Iterator[SimpleNamespace]:
+def parts(study_modules: Callable[..., Any], repo: Path, one_thread: None) -> Iterator[SimpleNamespace]:
     with study_modules(repo / "studies/08_gpu_evidence", MODULES) as found:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # threads that wait for each other are slow beside other tests
         yield SimpleNamespace(**found)
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

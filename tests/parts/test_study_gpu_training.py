@@ -17,12 +17,9 @@ from moesim.trace import read_trace  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def parts(study_modules: Callable[..., Any], repo: Path) -> Iterator[SimpleNamespace]:
+def parts(study_modules: Callable[..., Any], repo: Path, one_thread: None) -> Iterator[SimpleNamespace]:
     with study_modules(repo / "studies/08_gpu_evidence", ("pieces", "texts", "training")) as found:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # threads that wait for each other are slow beside other tests
         yield SimpleNamespace(**found)
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
