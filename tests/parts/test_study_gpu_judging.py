@@ -10,16 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from test_study_gpu_evidence import CPU, ONCE  # which skips this file too where PyTorch is missing
 
-pytest.importorskip("torch")
-
-from moesim.measure import ceilings, timing
+from moesim.measure import ceilings
 from moesim.measure.blocks.layer_stack import small
-from moesim.measure.target import Target
 
 MODULES = ("pieces", "offloading", "judging", "figures", "pages", "study")
-CPU = Target("cpu", "a CPU", "fp32", 2e9, 4e6, 1, 20e9, 8e9)
-ONCE = timing.Effort(warmups=1, replays=1)
 
 
 @pytest.fixture(scope="module")
