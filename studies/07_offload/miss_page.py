@@ -31,8 +31,8 @@ def _found(curves: pd.DataFrame) -> str:
     return (
         f"**Work for the host, if it has a processor with memory of some hundred GB/s.** It decodes {over.min():.1f} "
         f"to {over.max():.0f} times as fast as fetching (LRU), at least {best:.1f} times as fast as any way that "
-        f"copies, and no answer changes. *Cheapest* (Fiddler's rule) finds the same: up to sixteen tokens no copy is "
-        f"worth it. *Prefetching* one layer ahead makes {ahead.min():.2f} to {ahead.max():.2f} times the speed of "
+        f"copies, and no answer changes. *Cheapest* (Fiddler's rule), run with sixteen requests, finds the same: no "
+        f"copy is worth it (with fewer the host needs even less). *Prefetching* one layer ahead makes {ahead.min():.2f} to {ahead.max():.2f} times the speed of "
         f"fetching: the link has no time left to use, and wrong guesses take some. *Deferring* gives "
         f"{alone.min():.2f} to {alone.max():.2f} times the host's speed to one request, {many.min():.2f} to "
         f"{many.max():.2f} times to sixteen: an expert that some tokens want now and others later is read twice. "
